@@ -1,0 +1,42 @@
+# The front door. Every target does its own set-up in .venv; only Python >= 3.11 and make are needed.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+.PHONY: demo test test-all lint format clean help
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
+
+demo: $(VENV)/.train ## train a 4-layer KAN network on handwritten digits (about a minute on 2 cores)
+	$(BIN)/kanvolution train
+
+test: $(VENV)/.dev ## the test suite, without what is marked slow or gpu
+	$(BIN)/python -m pytest
+
+test-all: $(VENV)/.dev ## the test suite with the slow tests
+	$(BIN)/python -m pytest -m "not gpu"
+
+lint: $(VENV)/.dev ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+format: $(VENV)/.dev ## put the code into the project's format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## remove the environment and caches
+	rm -rf $(VENV) .pytest_cache .ruff_cache
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Kanvolution needs Python >= 3.11; name one with: make PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+# One stamp for each set of extras; the first install takes minutes, since PyTorch is large.
+$(VENV)/.train $(VENV)/.dev: $(VENV)/.%: pyproject.toml constraints.txt | $(VENV)/bin/python
+	@echo "Installing kanvolution[$*] into $(VENV) (PyTorch is large: a few minutes the first time) ..."
+	$(INSTALL) --editable '.[$*]'
+	@touch $@

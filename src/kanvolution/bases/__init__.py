@@ -1,0 +1,36 @@
+"""Bases by name: which functions, which input map. Importing this package registers the bases it ships."""
+
+from kanvolution.bases.basis import BASES, Basis, check_basis, create_basis, list_bases, register_basis, resolve_basis
+from kanvolution.bases.bernstein import Bernstein
+from kanvolution.bases.chebyshev import Chebyshev
+from kanvolution.bases.fourier import Fourier
+from kanvolution.bases.gram import Gram
+from kanvolution.bases.identity import Identity
+from kanvolution.bases.jacobi import Jacobi
+from kanvolution.bases.legendre import Legendre
+from kanvolution.bases.rbf import RBF
+from kanvolution.bases.relu import ReLUBumps
+from kanvolution.bases.spline import Spline
+from kanvolution.bases.wavelet import EdgeWavelet, Wavelet
+
+__all__ = [
+    "BASES",
+    "RBF",
+    "Basis",
+    "Bernstein",
+    "Chebyshev",
+    "EdgeWavelet",
+    "Fourier",
+    "Gram",
+    "Identity",
+    "Jacobi",
+    "Legendre",
+    "ReLUBumps",
+    "Spline",
+    "Wavelet",
+    "check_basis",
+    "create_basis",
+    "list_bases",
+    "register_basis",
+    "resolve_basis",
+]

@@ -1,0 +1,210 @@
+"""What a basis is: K univariate functions B_k, their input map, and how they meet the weights of a layer."""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from kanvolution.ops.pointwise import POINTWISE
+from kanvolution.registry import Registry, unknown_name
+
+Convolve = Callable[[Tensor, Tensor, "Tensor | None", int], Tensor]
+"""(expanded input [N, G*I, *S], weight [O, I, ...], bias [O] or None, groups) -> output [N, O, *S']."""
+
+# The context a layer offers to the constructor of a basis; a basis names the ones it needs.
+_CONTEXT = ("in_channels", "out_channels", "groups")
+
+
+class Basis(nn.Module, ABC):
+    """K functions B_k of one variable, applied to every channel of the input.
+
+    Function 0 is the base function b(x), if there is one; the others see the mapped (and, where a norm or a dropout is
+    attached, normalised or dropped) input. A subclass states its functions and nothing else:
+
+        >>> import kanvolution as kv
+        >>> from torch import Tensor
+        >>> @kv.ops.expansion
+        ... def powers(x: Tensor, degree: int):
+        ...     return [x**k for k in range(1, degree + 1)]
+        >>> @kv.register_basis("powers")
+        ... class Powers(kv.Basis):
+        ...     def __init__(self, degree: int = 3) -> None:
+        ...         super().__init__(degree, input_map="tanh", base="silu")
+        ...         self.degree = degree
+        ...     def functions(self, x, **options):
+        ...         return powers(x, self.degree, **options)
+        >>> kv.KANConv2d(3, 8, 3, basis="powers", degree=2).weight.shape
+        torch.Size([8, 9, 3, 3])
+        >>> kv.bases.BASES.unregister("powers")
+
+    Every option of the constructor is also an attribute of the same name. A constructor may further ask the layer for
+    `in_channels`, `out_channels` or `groups` by naming them (for parameters per channel, say).
+
+    Args:
+        num_functions: number of functions without the base function.
+        input_map: name of the map applied before the functions ("identity", "tanh", "sigmoid", ...).
+        base: name of the base function b(x) ("silu", "gelu", "identity", ...), or None for none.
+
+    Raises:
+        ValueError: an unknown input map or base function, or no function at all.
+    """
+
+    name: ClassVar[str] = ""
+    activation: ClassVar[str | None] = "silu"
+    """The activation a block puts after this basis' layer and norm when told "auto"."""
+
+    def __init__(self, num_functions: int, *, input_map: str = "identity", base: str | None = "silu") -> None:
+        super().__init__()
+        for kind, value in (("input_map", input_map), ("base", base)):
+            if value is not None and value not in POINTWISE:
+                raise ValueError(unknown_name(kind, value, POINTWISE))
+        if num_functions + (base is not None) < 1:
+            raise ValueError("a basis needs at least one function; raise its degree or size, or name a base function")
+        self.num_functions = num_functions
+        self.input_map = input_map
+        self.base = base
+        self.norm: nn.Module | None = None
+        self.input_dropout: nn.Module | None = None
+        self.function_dropout: nn.Module | None = None
+
+    @property
+    def size(self) -> int:
+        """K: the number of functions, the base function included."""
+        return self.num_functions + (self.base is not None)
+
+    @abstractmethod
+    def functions(self, x: Tensor, **options: Any) -> Tensor:
+        """The functions of x [N, C, *S] as [N, C, K, *S]; `options` are input_map, base and dtype of an `Expansion`."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [N, C, *S] -> [N, C, K, *S], in the autocast dtype where autocast is on."""
+        dtype = _compute_dtype(x)
+        input_dropout = self.input_dropout if self.training else None
+        function_dropout = self.function_dropout if self.training else None
+        if self.norm is None and input_dropout is None and function_dropout is None:
+            return self.functions(x, input_map=self.input_map, base=self.base, dtype=dtype)
+        inner = x if self.norm is None else self.norm(x)
+        inner = inner if input_dropout is None else input_dropout(inner)
+        expanded = self.functions(inner, input_map=self.input_map, base=None, dtype=dtype)
+        if function_dropout is not None:
+            expanded = function_dropout(expanded.flatten(1, 2)).unflatten(1, expanded.shape[1:3])
+        if self.base is None:
+            return expanded
+        return torch.cat([POINTWISE[self.base].value(x).to(dtype).unsqueeze(2), expanded], dim=2)
+
+    def contract(self, x: Tensor, weight: Tensor, bias: Tensor | None, convolve: Convolve, groups: int) -> Tensor:
+        """sum_{c,k} W[o, c*K + k] * B_k(x[c]): expand, then one ordinary grouped convolution."""
+        return convolve(self(x).flatten(1, 2), weight, bias, groups)
+
+    def reset_parameters(self) -> None:
+        """Put learned parameters of the functions back to their initial values."""
+
+    @torch.no_grad()
+    def second_moments(self) -> Tensor:
+        """E[B_k(x)^2] for standard-normal x, [K] in float64, by the trapezoidal rule on [-9, 9]."""
+        owned = next(iter((*self.parameters(), *self.buffers())), None)
+        x = torch.linspace(-9, 9, 721, dtype=torch.float64, device=None if owned is None else owned.device)
+        density = torch.exp(-0.5 * x * x)
+        density = density / density.sum()
+        channels = getattr(self, "in_channels", 1)
+        values = self.functions(
+            x.expand(1, channels, -1), input_map=self.input_map, base=self.base, dtype=torch.float64
+        )
+        return (values.square() @ density).mean(dim=(0, 1))
+
+    def initial_std(self, fan_in: int) -> Tensor:
+        """Standard deviations [K] for the weights of each function, so that a layer keeps unit variance.
+
+        With `fan_in` terms (input channels of a group times kernel taps) for each function and standard-normal input,
+        sum_k fan_in std_k^2 E[B_k^2] = 1. All functions get an equal share, but for those that are almost always zero:
+        their share is capped, since their weights would otherwise be huge.
+        """
+        moments = self.second_moments()
+        std = moments.clamp_min(0.1 * float(moments.mean())).rsqrt()
+        return std / (fan_in * (std.square() * moments).sum()).sqrt()
+
+    def options(self) -> dict[str, Any]:
+        """The constructor's options with their values; `create_basis(self.name, **options)` makes an equal basis."""
+        return {name: getattr(self, name) for name in option_names(type(self))}
+
+    def extra_repr(self) -> str:
+        return ", ".join(f"{name}={value!r}" for name, value in self.options().items())
+
+
+def _compute_dtype(x: Tensor) -> torch.dtype:
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
+B = TypeVar("B", bound=type[Basis])
+BASES: Registry[type[Basis]] = Registry("basis")
+
+
+def register_basis(name: str) -> Callable[[B], B]:
+    """Class decorator: makes a `Basis` available to every layer, model and config as `basis=name`."""
+
+    def enter(cls: B) -> B:
+        BASES.register(name)(cls)
+        cls.name = name
+        return cls
+
+    return enter
+
+
+def list_bases() -> list[str]:
+    """The names of all registered bases, sorted."""
+    return list(BASES)
+
+
+def option_names(cls: type[Basis]) -> list[str]:
+    """The options a basis' constructor takes (what it asks of the layer left out)."""
+    return [name for name in inspect.signature(cls).parameters if name not in _CONTEXT]
+
+
+def check_basis(name: str, options: dict[str, Any]) -> type[Basis]:
+    """The class registered as `name`. Raises ValueError for an unknown name or option, naming the nearest."""
+    cls = BASES[name]
+    known = option_names(cls)
+    for option in options:
+        if option not in known:
+            raise ValueError(unknown_name(f"option of basis {name!r}", option, known or ["(none)"]))
+    return cls
+
+
+def create_basis(name: str, *, in_channels: int = 1, out_channels: int = 1, groups: int = 1, **options: Any) -> Basis:
+    """Make the basis registered as `name` for a layer of the given shape.
+
+    Raises:
+        ValueError: unknown name or option (the nearest is named), or a value out of range.
+    """
+    cls = check_basis(name, options)
+    offered = dict(zip(_CONTEXT, (in_channels, out_channels, groups), strict=True))
+    wanted = inspect.signature(cls).parameters
+    return cls(**{key: value for key, value in offered.items() if key in wanted}, **options)
+
+
+def resolve_basis(
+    basis: str | Basis, options: dict[str, Any], in_channels: int, out_channels: int, groups: int
+) -> Basis:
+    """The basis of a layer: made by name with `options`, or an instance checked against the layer's shape.
+
+    Raises:
+        TypeError: neither a name nor a Basis.
+        ValueError: unknown name or option, options beside an instance, or an instance made for another shape.
+    """
+    if isinstance(basis, str):
+        return create_basis(basis, in_channels=in_channels, out_channels=out_channels, groups=groups, **options)
+    if not isinstance(basis, Basis):
+        raise TypeError(f"basis (={basis!r}) must be the name of a basis or a Basis, e.g. basis='gram'")
+    if options:
+        raise ValueError(f"options {sorted(options)} go to the constructor of the basis when an instance is passed")
+    for name, value in (("in_channels", in_channels), ("out_channels", out_channels), ("groups", groups)):
+        made_for = getattr(basis, name, value)
+        if made_for != value:
+            raise ValueError(f"basis was made for {name} (={made_for}), but the layer has {name} (={value})")
+    return basis

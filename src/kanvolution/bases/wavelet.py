@@ -1,0 +1,142 @@
+"""Bases of wavelets: a bank shared by the outputs (the default), and one wavelet for every edge as in Wav-KAN."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kanvolution import ops
+from kanvolution.bases.basis import Basis, Convolve, register_basis
+from kanvolution.checks import integer_at_least, interval
+from kanvolution.ops.pointwise import POINTWISE
+from kanvolution.registry import unknown_name
+
+_SMALLEST_SCALE = 1e-3
+
+
+def _check_kind(kind: str) -> str:
+    if kind not in ops.WAVELETS:
+        raise ValueError(unknown_name("wavelet", kind, ops.WAVELETS))
+    return kind
+
+
+def _away_from_zero(scale: Tensor) -> Tensor:
+    """Scales with those a training step brought (almost) to zero held at the smallest one, by sign."""
+    smallest = torch.where(scale < 0, -_SMALLEST_SCALE, _SMALLEST_SCALE).to(scale.dtype)
+    return torch.where(scale.abs() < _SMALLEST_SCALE, smallest, scale)
+
+
+@register_basis("wavelet")
+class Wavelet(Basis):
+    """num_wavelets functions psi((x - t_{c,k}) / s_{c,k}) for each input channel, beside silu(x).
+
+    Scales and translations are learned; they start as an even cover of `grid_range`. All outputs of a layer share the
+    bank, so the layer costs what any other basis costs. Source of the wavelets: Wav-KAN, arXiv 2405.12832, table 1.
+
+    Args:
+        in_channels: of the layer; it passes it itself.
+        kind: "mexican_hat", "morlet", "dog" (derivative of Gaussian), "meyer" or "shannon".
+        num_wavelets: functions for each channel, >= 1.
+        grid_range: (low, high), first and last translation at the start.
+        input_map: map applied before the wavelets.
+        base: base function b(x), or None.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        kind: str = "mexican_hat",
+        num_wavelets: int = 4,
+        grid_range: Sequence[float] = (-1.5, 1.5),
+        input_map: str = "identity",
+        base: str | None = "silu",
+    ) -> None:
+        integer_at_least("num_wavelets", num_wavelets, 1)
+        super().__init__(num_wavelets, input_map=input_map, base=base)
+        self.in_channels = in_channels
+        self.kind = _check_kind(kind)
+        self.num_wavelets = num_wavelets
+        self.grid_range = interval("grid_range", grid_range)
+        self.scale = nn.Parameter(torch.empty(in_channels, num_wavelets))
+        self.translation = nn.Parameter(torch.empty(in_channels, num_wavelets))
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        low, high = self.grid_range
+        centers = torch.linspace(low, high, self.num_wavelets) if self.num_wavelets > 1 else torch.zeros(1)
+        with torch.no_grad():
+            self.scale.fill_((high - low) / max(self.num_wavelets - 1, 1))
+            self.translation.copy_(centers.expand_as(self.translation))
+
+    def functions(self, x: Tensor, **options: Any) -> Tensor:
+        return ops.wavelet(x, _away_from_zero(self.scale), self.translation, self.kind, **options)
+
+
+@register_basis("wavelet_edge")
+class EdgeWavelet(Basis):
+    """One wavelet for every edge: psi((x_c - t_{o,c}) / s_{o,c}), beside silu(x). Source: Wav-KAN, arXiv 2405.12832.
+
+    Scale and translation sit inside the non-linearity for every (output, input) pair, so the expansion has
+    out_channels times the channels of the input: memory and time grow accordingly. Prefer `wavelet` for new networks.
+
+    Args:
+        in_channels, out_channels, groups: of the layer; it passes them itself.
+        kind: "mexican_hat", "morlet", "dog" (derivative of Gaussian), "meyer" or "shannon".
+        mix: whether a learned out_channels x out_channels matrix (in each group) mixes the wavelet part of the outputs.
+        base: base function b(x), or None.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        groups: int = 1,
+        kind: str = "mexican_hat",
+        mix: bool = False,
+        base: str | None = "silu",
+    ) -> None:
+        super().__init__(1, base=base)
+        self.in_channels = in_channels
+        self.out_channels = out_channels
+        self.groups = groups
+        self.kind = _check_kind(kind)
+        self.mix = mix
+        self.scale = nn.Parameter(torch.empty(out_channels, in_channels // groups))
+        self.translation = nn.Parameter(torch.empty(out_channels, in_channels // groups))
+        width = out_channels // groups
+        self.mixing = nn.Parameter(torch.empty(groups, width, width)) if mix else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        nn.init.ones_(self.scale)
+        nn.init.zeros_(self.translation)
+        if self.mixing is not None:
+            nn.init.normal_(self.mixing, std=self.mixing.shape[-1] ** -0.5)
+
+    def functions(self, x: Tensor, **options: Any) -> Tensor:
+        """x [N, C, *S] -> the wavelets of all edges [N, out_channels * C / groups, K, *S]; see `Basis.functions`."""
+        batch, _, *space = x.shape
+        grouped = x.reshape(batch, self.groups, 1, -1, *space)
+        repeats = self.out_channels // self.groups
+        edges = grouped.expand(-1, -1, repeats, *(-1 for _ in grouped.shape[3:])).flatten(1, 3)
+        scale = _away_from_zero(self.scale).view(-1, 1)
+        return ops.wavelet(edges, scale, self.translation.view(-1, 1), self.kind, **options)
+
+    def contract(self, x: Tensor, weight: Tensor, bias: Tensor | None, convolve: Convolve, groups: int) -> Tensor:
+        size = self.size
+        inner = x if self.norm is None else self.norm(x)
+        if self.training and self.input_dropout is not None:
+            inner = self.input_dropout(inner)
+        edges = self.functions(inner, input_map=self.input_map, base=None).squeeze(2)
+        if self.training and self.function_dropout is not None:
+            edges = self.function_dropout(edges)
+        y = convolve(edges, weight[:, size - 1 :: size], None, self.out_channels)
+        if self.mixing is not None:
+            grouped = y.reshape(y.shape[0], self.groups, self.mixing.shape[-1], -1)
+            y = torch.einsum("goi,ngis->ngos", self.mixing.to(y.dtype), grouped).reshape(y.shape)
+        if self.base is not None:
+            return y + convolve(POINTWISE[self.base].value(x), weight[:, ::size], bias, groups)
+        return y if bias is None else y + bias.view(-1, *(1,) * (y.ndim - 2))

@@ -1,0 +1,80 @@
+"""A convolution with its norm, activation and dropout: the unit networks are made of."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from kanvolution.layers.conv import KANConvNd
+from kanvolution.registry import unknown_name
+
+NORM_SITES = ("output", "functions")
+DROPOUT_SITES = ("full", "poly", "degree", "output")
+
+
+class KANConvNormAct(nn.Module):
+    """dropout -> Kolmogorov-Arnold convolution -> norm -> activation, each part optional and at a site of choice.
+
+    Args:
+        conv: a `KANConv1d`, `KANConv2d` or `KANConv3d`.
+        norm: norm module, or None. It belongs to one layer alone.
+        act: activation module, or None.
+        dropout: dropout module, or None.
+        norm_site: "output" (after the convolution) or "functions" (on the input of the basis functions; the base
+            function sees the input as it is, as in FastKAN).
+        dropout_site: "full" (on the input), "poly" (on the input of the basis functions only), "degree" (on single
+            functions of single channels) or "output" (after the activation). "poly" and "degree" spare the base
+            function. Sites as in arXiv 2407.01092, section on regularisation.
+
+    Shape:
+        as the convolution.
+
+    Raises:
+        ValueError: unknown site.
+
+    Example:
+        >>> import torch, kanvolution as kv
+        >>> conv = kv.KANConv2d(3, 8, 3, padding=1, bias=False, basis="rbf")
+        >>> block = kv.KANConvNormAct(conv, norm=torch.nn.BatchNorm2d(8), act=torch.nn.SiLU())
+        >>> block(torch.randn(2, 3, 8, 8)).shape
+        torch.Size([2, 8, 8, 8])
+    """
+
+    def __init__(
+        self,
+        conv: KANConvNd,
+        norm: nn.Module | None = None,
+        act: nn.Module | None = None,
+        dropout: nn.Module | None = None,
+        *,
+        norm_site: str = "output",
+        dropout_site: str = "full",
+    ) -> None:
+        super().__init__()
+        if norm_site not in NORM_SITES:
+            raise ValueError(unknown_name("norm_site", norm_site, NORM_SITES))
+        if dropout_site not in DROPOUT_SITES:
+            raise ValueError(unknown_name("dropout_site", dropout_site, DROPOUT_SITES))
+        self.conv = conv
+        self.norm = norm if norm_site == "output" else None
+        self.act = act
+        self.dropout = dropout if dropout_site in ("full", "output") else None
+        self.norm_site = norm_site
+        self.dropout_site = dropout_site
+        if norm_site == "functions":
+            conv.basis.norm = norm
+        if dropout_site == "poly":
+            conv.basis.input_dropout = dropout
+        elif dropout_site == "degree":
+            conv.basis.function_dropout = dropout
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.dropout is not None and self.dropout_site == "full":
+            x = self.dropout(x)
+        x = self.conv(x)
+        if self.norm is not None:
+            x = self.norm(x)
+        if self.act is not None:
+            x = self.act(x)
+        if self.dropout is not None and self.dropout_site == "output":
+            x = self.dropout(x)
+        return x

@@ -1,0 +1,192 @@
+"""The Kolmogorov-Arnold convolution in 1, 2 and 3 dimensions: a drop-in for nn.Conv1d, nn.Conv2d and nn.Conv3d."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kanvolution.bases import Basis, resolve_basis
+from kanvolution.checks import divisible, integer_at_least
+from kanvolution.layers.initialization import init_weight
+from kanvolution.registry import unknown_name
+
+_CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+_PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
+_PADDINGS = ("same", "valid")
+
+
+class KANConvNd(nn.Module):
+    """y[o, p] = bias[o] + sum_{c, t} phi_{o,c,t}(x[c, p + t]) with phi_{o,c,t}(x) = sum_k W[o, c, k, t] B_k(x).
+
+    Takes the arguments of nn.Conv{n}d with their meaning, and a basis. Computed as an expansion of x in the K functions
+    of the basis, [N, C, *S] -> [N, C*K, *S], and one grouped convolution with `weight`
+    [out_channels, in_channels / groups * K, *kernel_size]; the functions of one channel lie next to each other.
+
+    padding_mode="zeros" pads the expanded tensor with zeros, so that phi contributes nothing on the border (as
+    torch-conv-kan does). The other modes pad x, as nn.Conv does, and phi is evaluated on the padding.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        kernel_size: one integer or one for each dimension, >= 1.
+        stride: one integer or one for each dimension, >= 1.
+        padding: one integer or one for each dimension, >= 0, or "same" (stride 1 only), or "valid".
+        dilation: one integer or one for each dimension, >= 1.
+        groups: number of groups; divides in_channels and out_channels.
+        bias: whether a learned bias is added.
+        padding_mode: "zeros", "reflect", "replicate" or "circular".
+        device, dtype: of the parameters.
+        basis: name of a registered basis, or a `Basis` made for these channels.
+        **basis_options: options of the named basis (`degree`, `grid_size`, ...).
+
+    Shape:
+        input [N, in_channels, *S] or [in_channels, *S]; output [N, out_channels, *S'] or [out_channels, *S'] with S' as
+        nn.Conv gives it.
+
+    Raises:
+        TypeError: a value of the wrong type (also: an input that is not floating point).
+        ValueError: a value out of range, an unknown basis or option, an input of other channels or dimensions.
+
+    Source: Drokin, "Kolmogorov-Arnold Convolutions: Design Principles and Empirical Studies", arXiv 2407.01092, eq. 4.
+
+    Example:
+        >>> import torch, kanvolution as kv
+        >>> conv = kv.KANConv2d(64, 128, 3, padding="same", groups=4, basis="gram", degree=3)
+        >>> conv(torch.randn(2, 64, 16, 16)).shape
+        torch.Size([2, 128, 16, 16])
+    """
+
+    ndim: ClassVar[int]
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, ...],
+        stride: int | tuple[int, ...] = 1,
+        padding: str | int | tuple[int, ...] = 0,
+        dilation: int | tuple[int, ...] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        basis: str | Basis = "gram",
+        **basis_options: Any,
+    ) -> None:
+        super().__init__()
+        self.in_channels = integer_at_least("in_channels", in_channels, 1)
+        self.out_channels = integer_at_least("out_channels", out_channels, 1)
+        self.groups = integer_at_least("groups", groups, 1)
+        divisible("in_channels", in_channels, "groups", groups)
+        divisible("out_channels", out_channels, "groups", groups)
+        self.kernel_size = self._per_dimension("kernel_size", kernel_size, 1)
+        self.stride = self._per_dimension("stride", stride, 1)
+        self.dilation = self._per_dimension("dilation", dilation, 1)
+        self.padding = self._check_padding(padding)
+        if padding_mode not in _PADDING_MODES:
+            raise ValueError(unknown_name("padding_mode", padding_mode, _PADDING_MODES))
+        self.padding_mode = padding_mode
+        self.basis = resolve_basis(basis, basis_options, in_channels, out_channels, groups).to(device, dtype)
+        shape = (out_channels, in_channels // groups * self.basis.size, *self.kernel_size)
+        self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+        self.bias = nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype)) if bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Initialise so that standard-normal input gives output of variance one; the bias starts at zero."""
+        self.basis.reset_parameters()
+        init_weight(self.weight, self.basis)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self._check_input(x)
+        batched = x.ndim == self.ndim + 2
+        if not batched:
+            x = x.unsqueeze(0)
+        if self.padding_mode != "zeros":
+            x = F.pad(x, self._amounts(), mode=self.padding_mode)
+        y = self.basis.contract(x, self.weight, self.bias, self._convolve, self.groups)
+        return y if batched else y.squeeze(0)
+
+    def _convolve(self, expanded: Tensor, weight: Tensor, bias: Tensor | None, groups: int) -> Tensor:
+        padding = self.padding if self.padding_mode == "zeros" else 0
+        convolution = _CONVOLUTIONS[self.ndim]
+        return convolution(expanded, weight, bias, self.stride, padding, self.dilation, groups)
+
+    def _amounts(self) -> list[int]:
+        """Padding in F.pad's order: last dimension first, (left, right) each."""
+        amounts: list[int] = []
+        for i in reversed(range(self.ndim)):
+            if self.padding == "same":
+                total = self.dilation[i] * (self.kernel_size[i] - 1)
+                amounts += [total // 2, total - total // 2]
+            else:
+                amounts += [0, 0] if isinstance(self.padding, str) else [self.padding[i]] * 2
+        return amounts
+
+    def _per_dimension(self, name: str, value: int | tuple[int, ...], minimum: int) -> tuple[int, ...]:
+        values = (value,) * self.ndim if isinstance(value, int) else tuple(value)
+        if len(values) != self.ndim:
+            raise ValueError(f"{name} (={value!r}) must be one integer or {self.ndim} of them")
+        return tuple(integer_at_least(name, v, minimum) for v in values)
+
+    def _check_padding(self, padding: str | int | tuple[int, ...]) -> str | tuple[int, ...]:
+        if not isinstance(padding, str):
+            return self._per_dimension("padding", padding, 0)
+        if padding not in _PADDINGS:
+            raise ValueError(unknown_name("padding", padding, _PADDINGS))
+        if padding == "same" and any(s != 1 for s in self.stride):
+            raise ValueError(f"padding='same' needs stride 1, got stride (={self.stride}); pad by numbers instead")
+        return padding
+
+    def _check_input(self, x: Tensor) -> None:
+        if not x.is_floating_point():
+            raise TypeError(f"input must be floating point, got {x.dtype}; convert it with x.float()")
+        if x.ndim not in (self.ndim + 1, self.ndim + 2):
+            raise ValueError(
+                f"input (shape {tuple(x.shape)}) must have {self.ndim + 2} dimensions [N, C, ...], "
+                f"or {self.ndim + 1} without the batch, for {type(self).__name__}"
+            )
+        channels = x.shape[-self.ndim - 1]
+        if channels != self.in_channels:
+            raise ValueError(
+                f"input (shape {tuple(x.shape)}) has {channels} channels, but in_channels is {self.in_channels}"
+            )
+
+    def extra_repr(self) -> str:
+        text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
+        defaults: dict[str, Any] = {
+            "padding": (0,) * self.ndim,
+            "dilation": (1,) * self.ndim,
+            "groups": 1,
+            "padding_mode": "zeros",
+        }
+        for name, default in defaults.items():
+            if getattr(self, name) != default:
+                text += f", {name}={getattr(self, name)!r}"
+        return text if self.bias is not None else f"{text}, bias=False"
+
+
+class KANConv1d(KANConvNd):
+    __doc__ = KANConvNd.__doc__
+    ndim = 1
+
+
+class KANConv2d(KANConvNd):
+    __doc__ = KANConvNd.__doc__
+    ndim = 2
+
+
+class KANConv3d(KANConvNd):
+    __doc__ = KANConvNd.__doc__
+    ndim = 3
+
+
+KAN_CONVOLUTIONS: dict[int, type[KANConvNd]] = {1: KANConv1d, 2: KANConv2d, 3: KANConv3d}
+"""The layer of each dimension."""

@@ -1,0 +1,86 @@
+"""The Kolmogorov-Arnold linear layer: a drop-in for nn.Linear."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kanvolution.bases import Basis, resolve_basis
+from kanvolution.checks import integer_at_least
+from kanvolution.layers.initialization import init_weight
+
+
+class KANLinear(nn.Module):
+    """y[o] = bias[o] + sum_c phi_{o,c}(x[c]) with phi_{o,c}(x) = sum_k W[o, c*K + k] B_k(x).
+
+    Args:
+        in_features: size of the last dimension of the input.
+        out_features: size of the last dimension of the output.
+        bias: whether a learned bias is added.
+        device, dtype: of the parameters.
+        basis: name of a registered basis, or a `Basis` made for these channels.
+        **basis_options: options of the named basis (`degree`, `grid_size`, ...).
+
+    Shape:
+        input [*, in_features]; output [*, out_features].
+
+    Raises:
+        TypeError, ValueError: as `KANConv2d`.
+
+    Source: Liu et al., "KAN: Kolmogorov-Arnold Networks", arXiv 2404.19756, eq. 2.5 and 2.10.
+
+    Example:
+        >>> import torch, kanvolution as kv
+        >>> kv.KANLinear(784, 10, basis="chebyshev", degree=4)(torch.randn(32, 784)).shape
+        torch.Size([32, 10])
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        basis: str | Basis = "gram",
+        **basis_options: Any,
+    ) -> None:
+        super().__init__()
+        self.in_features = integer_at_least("in_features", in_features, 1)
+        self.out_features = integer_at_least("out_features", out_features, 1)
+        self.basis = resolve_basis(basis, basis_options, in_features, out_features, 1).to(device, dtype)
+        shape = (out_features, in_features * self.basis.size)
+        self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+        self.bias = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype)) if bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Initialise so that standard-normal input gives output of variance one; the bias starts at zero."""
+        self.basis.reset_parameters()
+        init_weight(self.weight, self.basis)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not x.is_floating_point():
+            raise TypeError(f"input must be floating point, got {x.dtype}; convert it with x.float()")
+        if x.ndim < 1 or x.shape[-1] != self.in_features:
+            raise ValueError(f"input (shape {tuple(x.shape)}) must end in in_features (={self.in_features}) channels")
+        rows = x.reshape(-1, self.in_features)
+        y = self.basis.contract(rows, self.weight, self.bias, _grouped_linear, 1)
+        return y.reshape(*x.shape[:-1], self.out_features)
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
+
+
+def _grouped_linear(expanded: Tensor, weight: Tensor, bias: Tensor | None, groups: int) -> Tensor:
+    if groups == 1:
+        return F.linear(expanded, weight, bias)
+    rows = expanded.unflatten(1, (groups, -1))
+    y = torch.einsum("ngi,goi->ngo", rows, weight.unflatten(0, (groups, -1))).flatten(1)
+    return y if bias is None else y + bias

@@ -1,0 +1,177 @@
+"""ConvSpec: the serialisable conv factory that models, configs and checkpoints share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import torch
+from torch import nn
+
+from kanvolution.bases import BASES, check_basis
+from kanvolution.checks import integer_at_least, probability
+from kanvolution.layers.block import DROPOUT_SITES, NORM_SITES, KANConvNormAct
+from kanvolution.layers.conv import KAN_CONVOLUTIONS
+from kanvolution.layers.parts import ACTIVATIONS, NORMS, make_activation, make_dropout, make_norm
+from kanvolution.registry import unknown_name
+
+ConvFactory = Callable[..., nn.Module]
+"""Any callable with nn.Conv's arguments that returns a module; blocks and models take one."""
+
+
+@dataclass(frozen=True, init=False, eq=True)
+class ConvSpec:
+    """Which convolution, norm, activation and dropout a network is made of. Calling it makes a `KANConvNormAct`.
+
+    Args:
+        basis: name of a registered basis.
+        ndim: 1, 2 or 3, the dimension of the convolutions it makes.
+        norm: "batch", "instance", "layer", "group", or None.
+        norm_options: keyword arguments of the norm.
+        norm_site: see `KANConvNormAct`.
+        act: name of an activation, None for none, or "auto" for the basis' own (`Basis.activation`).
+        dropout: probability in [0, 1).
+        dropout_site: see `KANConvNormAct`.
+        **options: options of the basis (`degree`, `grid_size`, ...).
+
+    Raises:
+        ValueError: an unknown name or option (the nearest is named), or a value out of range.
+
+    Example:
+        >>> import kanvolution as kv
+        >>> spec = kv.ConvSpec("gram", degree=2, norm="instance")
+        >>> block = spec(3, 16, kernel_size=3, padding=1)
+        >>> kv.ConvSpec.from_dict(spec.to_dict()) == spec
+        True
+    """
+
+    basis: str = "gram"
+    ndim: int = 2
+    norm: str | None = "batch"
+    norm_options: Mapping[str, Any] = field(default_factory=dict)
+    norm_site: str = "output"
+    act: str | None = "auto"
+    dropout: float = 0.0
+    dropout_site: str = "full"
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def __init__(
+        self,
+        basis: str = "gram",
+        *,
+        ndim: int = 2,
+        norm: str | None = "batch",
+        norm_options: Mapping[str, Any] | None = None,
+        norm_site: str = "output",
+        act: str | None = "auto",
+        dropout: float = 0.0,
+        dropout_site: str = "full",
+        **options: Any,
+    ) -> None:
+        check_basis(basis, options)
+        if integer_at_least("ndim", ndim, 1) not in KAN_CONVOLUTIONS:
+            raise ValueError(f"ndim (={ndim}) must be 1, 2 or 3")
+        for kind, value, known in (
+            ("norm", norm, NORMS),
+            ("activation", None if act == "auto" else act, ACTIVATIONS),
+            ("norm_site", norm_site, NORM_SITES),
+            ("dropout_site", dropout_site, DROPOUT_SITES),
+        ):
+            if value is not None and value not in known:
+                raise ValueError(unknown_name(kind, value, known))
+        values = {
+            "basis": basis,
+            "ndim": ndim,
+            "norm": norm,
+            "norm_options": dict(norm_options or {}),
+            "norm_site": norm_site,
+            "act": act,
+            "dropout": probability("dropout", dropout),
+            "dropout_site": dropout_site,
+            "options": {key: _plain(value) for key, value in options.items()},
+        }
+        for key, value in values.items():
+            object.__setattr__(self, key, value)
+
+    def __call__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, ...],
+        stride: int | tuple[int, ...] = 1,
+        padding: str | int | tuple[int, ...] = 0,
+        dilation: int | tuple[int, ...] = 1,
+        groups: int = 1,
+        bias: bool | None = None,
+        padding_mode: str = "zeros",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> KANConvNormAct:
+        """Make a block with nn.Conv's arguments. `bias=None` adds one only where no norm follows to replace it."""
+        norm_follows = self.norm is not None and self.norm_site == "output"
+        conv = KAN_CONVOLUTIONS[self.ndim](
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            dilation,
+            groups,
+            not norm_follows if bias is None else bias,
+            padding_mode,
+            device,
+            dtype,
+            basis=self.basis,
+            **self.options,
+        )
+        norm = None
+        if self.norm is not None:
+            channels = out_channels if self.norm_site == "output" else in_channels
+            norm = make_norm(self.norm, self.ndim, channels, **self.norm_options).to(device, dtype)
+        act = BASES[self.basis].activation if self.act == "auto" else self.act
+        return KANConvNormAct(
+            conv,
+            norm,
+            None if act is None else make_activation(act).to(device, dtype),
+            make_dropout(self.ndim, self.dropout) if self.dropout > 0 else None,
+            norm_site=self.norm_site,
+            dropout_site=self.dropout_site,
+        )
+
+    def __hash__(self) -> int:
+        return hash(repr(sorted(self.to_dict().items())))
+
+    def to_dict(self) -> dict[str, Any]:
+        """A dictionary of JSON types; `from_dict` makes an equal spec."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {key: dict(value) if isinstance(value, Mapping) else value for key, value in values.items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ConvSpec:
+        """The spec of a `to_dict` dictionary; missing entries take their defaults. Raises ValueError as the class."""
+        known = [f.name for f in fields(cls)]
+        for key in values:
+            if key not in known:
+                raise ValueError(unknown_name("entry of a ConvSpec", key, known))
+        rest = {key: value for key, value in values.items() if key != "options"}
+        return cls(**rest, **values.get("options", {}))
+
+
+def resolve_conv(conv: str | Mapping[str, Any] | ConvFactory) -> ConvFactory:
+    """A conv factory from the name of a basis, a `ConvSpec` dictionary, or a factory itself.
+
+    Raises:
+        TypeError: none of these.
+    """
+    if isinstance(conv, str):
+        return ConvSpec(conv)
+    if isinstance(conv, Mapping):
+        return ConvSpec.from_dict(conv)
+    if callable(conv):
+        return conv
+    raise TypeError(f"conv (={conv!r}) must be the name of a basis, a ConvSpec, or a callable with nn.Conv's arguments")
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

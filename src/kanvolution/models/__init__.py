@@ -1,0 +1,6 @@
+"""Models by name. Importing this package registers the models it ships."""
+
+from kanvolution.models.registry import MODELS, create_model, list_models, register_model
+from kanvolution.models.simple import SimpleNet
+
+__all__ = ["MODELS", "SimpleNet", "create_model", "list_models", "register_model"]

@@ -1,0 +1,78 @@
+"""Models by name: `create_model` and `list_models`."""
+
+from __future__ import annotations
+
+import fnmatch
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+
+from kanvolution.checks import integer_at_least
+from kanvolution.layers.spec import ConvFactory, ConvSpec, resolve_conv
+from kanvolution.registry import Registry, unknown_name
+
+MODELS: Registry[Callable[..., nn.Module]] = Registry("model")
+
+
+def register_model(name: str) -> Callable[[Callable[..., nn.Module]], Callable[..., nn.Module]]:
+    """Decorator: makes a constructor available to `create_model` and to every config as `model=name`.
+
+    The constructor takes `conv` (a conv factory), `num_classes`, `in_chans` and options of its own as keywords.
+    """
+    return MODELS.register(name)
+
+
+def list_models(filter: str = "*") -> list[str]:
+    """The names of all registered models that match a shell pattern, sorted."""
+    return fnmatch.filter(MODELS, filter)
+
+
+def create_model(
+    name: str,
+    conv: str | Mapping[str, Any] | ConvFactory = "gram",
+    *,
+    num_classes: int = 1000,
+    in_chans: int = 3,
+    **options: Any,
+) -> nn.Module:
+    """Make the model registered as `name`.
+
+    Args:
+        name: see `list_models()`.
+        conv: name of a basis ("gram"), a `ConvSpec`, its dictionary, or any callable with nn.Conv's arguments.
+        num_classes: number of outputs; 0 leaves the head out.
+        in_chans: channels of the input.
+        **options: options of the model.
+
+    Returns:
+        The model; `model.config` holds the arguments that make it again (`conv` is None for a factory of one's own).
+
+    Raises:
+        ValueError: unknown model or option (the nearest is named), or a value out of range.
+        TypeError: `conv` is none of the above.
+
+    Example:
+        >>> import torch, kanvolution as kv
+        >>> model = kv.create_model("simple4", conv="gram", num_classes=10, in_chans=1)
+        >>> model(torch.randn(2, 1, 28, 28)).shape
+        torch.Size([2, 10])
+    """
+    constructor = MODELS[name]
+    known = [p for p in inspect.signature(constructor).parameters if p not in ("conv", "num_classes", "in_chans")]
+    for option in options:
+        if option not in known:
+            raise ValueError(unknown_name(f"option of model {name!r}", option, known or ["(none)"]))
+    integer_at_least("num_classes", num_classes, 0)
+    integer_at_least("in_chans", in_chans, 1)
+    factory = resolve_conv(conv)
+    model = constructor(conv=factory, num_classes=num_classes, in_chans=in_chans, **options)
+    model.config = {
+        "name": name,
+        "conv": factory.to_dict() if isinstance(factory, ConvSpec) else None,
+        "num_classes": num_classes,
+        "in_chans": in_chans,
+        **options,
+    }
+    return model

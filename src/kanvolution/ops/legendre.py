@@ -1,0 +1,26 @@
+"""Legendre polynomials P_0 ... P_degree."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from kanvolution.ops.expansion import Planes, expansion
+
+
+@expansion
+def legendre(x: Tensor, degree: int) -> Planes:
+    """P_k(x), k = 0 ... degree, by Bonnet's recurrence (k+1) P_{k+1} = (2k+1) x P_k - k P_{k-1} (DLMF 18.9.1)."""
+    previous, current = torch.zeros_like(x), torch.ones_like(x)
+    for k in range(degree + 1):
+        yield current
+        previous, current = current, ((2 * k + 1) * x * current - k * previous) / (k + 1)
+
+
+@legendre.derivative
+def legendre_derivative(x: Tensor, degree: int) -> Planes:
+    """P'_{k+1} = P'_{k-1} + (2k+1) P_k (DLMF 18.9.18 with 18.9.17)."""
+    before, slope = None, None
+    for k, value in enumerate(legendre.values(x, degree)):
+        yield slope
+        before, slope = slope, (2 * k + 1) * value if before is None else before + (2 * k + 1) * value
