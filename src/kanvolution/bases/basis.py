@@ -88,8 +88,8 @@ class Basis(nn.Module, ABC):
         function_dropout = self.function_dropout if self.training else None
         if self.norm is None and input_dropout is None and function_dropout is None:
             return self.functions(x, input_map=self.input_map, base=self.base, dtype=dtype)
-        inner = x if self.norm is None else self.norm(x)
-        inner = inner if input_dropout is None else input_dropout(inner)
+        inner = x if input_dropout is None else input_dropout(x)
+        inner = inner if self.norm is None else self.norm(inner)
         expanded = self.functions(inner, input_map=self.input_map, base=None, dtype=dtype)
         if function_dropout is not None:
             expanded = function_dropout(expanded.flatten(1, 2)).unflatten(1, expanded.shape[1:3])

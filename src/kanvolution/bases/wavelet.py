@@ -127,9 +127,8 @@ class EdgeWavelet(Basis):
 
     def contract(self, x: Tensor, weight: Tensor, bias: Tensor | None, convolve: Convolve, groups: int) -> Tensor:
         size = self.size
-        inner = x if self.norm is None else self.norm(x)
-        if self.training and self.input_dropout is not None:
-            inner = self.input_dropout(inner)
+        inner = self.input_dropout(x) if self.training and self.input_dropout is not None else x
+        inner = inner if self.norm is None else self.norm(inner)
         edges = self.functions(inner, input_map=self.input_map, base=None).squeeze(2)
         if self.training and self.function_dropout is not None:
             edges = self.function_dropout(edges)

@@ -174,17 +174,20 @@ class KANConvNd(nn.Module):
 
 
 class KANConv1d(KANConvNd):
-    __doc__ = KANConvNd.__doc__
+    """The 1-dimensional Kolmogorov-Arnold convolution: nn.Conv1d with a basis. See `KANConvNd`."""
+
     ndim = 1
 
 
 class KANConv2d(KANConvNd):
-    __doc__ = KANConvNd.__doc__
+    """The 2-dimensional Kolmogorov-Arnold convolution: nn.Conv2d with a basis. See `KANConvNd`."""
+
     ndim = 2
 
 
 class KANConv3d(KANConvNd):
-    __doc__ = KANConvNd.__doc__
+    """The 3-dimensional Kolmogorov-Arnold convolution: nn.Conv3d with a basis. See `KANConvNd`."""
+
     ndim = 3
 
 

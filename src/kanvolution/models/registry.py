@@ -68,11 +68,15 @@ def create_model(
     integer_at_least("in_chans", in_chans, 1)
     factory = resolve_conv(conv)
     model = constructor(conv=factory, num_classes=num_classes, in_chans=in_chans, **options)
-    model.config = {
-        "name": name,
-        "conv": factory.to_dict() if isinstance(factory, ConvSpec) else None,
-        "num_classes": num_classes,
-        "in_chans": in_chans,
-        **options,
-    }
+    object.__setattr__(
+        model,
+        "config",
+        {
+            "name": name,
+            "conv": factory.to_dict() if isinstance(factory, ConvSpec) else None,
+            "num_classes": num_classes,
+            "in_chans": in_chans,
+            **options,
+        },
+    )
     return model

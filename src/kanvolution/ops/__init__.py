@@ -6,7 +6,7 @@ The families map x [N, C, *S] to [N, C, K, *S]; all take the options of `Expansi
 
 from kanvolution.ops.bernstein import bernstein
 from kanvolution.ops.chebyshev import chebyshev
-from kanvolution.ops.expansion import Expansion, expansion
+from kanvolution.ops.expansion import Expansion, Planes, Slopes, expansion
 from kanvolution.ops.fourier import fourier
 from kanvolution.ops.gram import gram, gram_coefficients
 from kanvolution.ops.jacobi import jacobi
@@ -21,7 +21,9 @@ __all__ = [
     "POINTWISE",
     "WAVELETS",
     "Expansion",
+    "Planes",
     "Pointwise",
+    "Slopes",
     "bernstein",
     "chebyshev",
     "expansion",

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from kanvolution.ops.expansion import Planes, expansion
+from kanvolution.ops.expansion import Planes, Slopes, expansion
 
 
 @expansion
@@ -20,16 +20,15 @@ def bernstein(x: Tensor, degree: int) -> Planes:
 
 
 @bernstein.derivative
-def bernstein_derivative(x: Tensor, degree: int) -> Planes:
+def bernstein_derivative(x: Tensor, degree: int) -> Slopes:
     """b'_{k,n} = n (b_{k-1,n-1} - b_{k,n-1})."""
     if degree == 0:
         yield None
         return
     lower = list(bernstein.values(x, degree - 1))
+    padded = [torch.zeros_like(x), *lower, torch.zeros_like(x)]
     for k in range(degree + 1):
-        left = lower[k - 1] if k > 0 else 0
-        right = lower[k] if k < degree else 0
-        yield degree * (left - right)
+        yield degree * (padded[k] - padded[k + 1])
 
 
 def _powers(x: Tensor, degree: int) -> list[Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kanvolution.ops.expansion import Planes, expansion
+from kanvolution.ops.expansion import Planes, Slopes, expansion
 
 
 @expansion
@@ -18,7 +18,7 @@ def chebyshev(x: Tensor, degree: int) -> Planes:
 
 
 @chebyshev.derivative
-def chebyshev_derivative(x: Tensor, degree: int) -> Planes:
+def chebyshev_derivative(x: Tensor, degree: int) -> Slopes:
     """T'_k = k U_{k-1} with the polynomials of the second kind U (DLMF 18.9.21)."""
     previous, current = torch.zeros_like(x), torch.ones_like(x)
     yield None

@@ -8,7 +8,7 @@ A family is a Python function that yields its K functions, one plane at a time:
 and, for a backward in closed form, its derivatives (or, where tensors are learned, a vector-Jacobian product):
 
     @legendre.derivative
-    def _(x: Tensor, degree: int) -> Planes: ...
+    def _(x: Tensor, degree: int) -> Slopes: ...
 
 From these `Expansion` defines the operator `kanvolution::legendre`, which maps x [N, C, *S] to [N, C, K, *S], saves x
 alone, and computes the whole pair (input map and base function included) again in backward. Without a derivative the
@@ -28,8 +28,11 @@ from torch import Tensor
 from kanvolution.ops.pointwise import POINTWISE
 from kanvolution.registry import unknown_name
 
-Planes = Iterable[Tensor | None]
-"""One tensor of x's shape for each function; in derivatives, None stands for a derivative that is zero everywhere."""
+Planes = Iterable[Tensor]
+"""One tensor of x's shape for each function."""
+
+Slopes = Iterable[Tensor | None]
+"""One tensor for each derivative; None stands for a derivative that is zero everywhere."""
 
 _SCALARS = {int: "int", float: "float", bool: "bool", str: "str"}
 
@@ -104,7 +107,7 @@ class Expansion:
 
     # ------------------------------------------------------------------------------------------- definition
 
-    def derivative(self, derivatives: Callable[..., Planes]) -> Callable[..., Planes]:
+    def derivative(self, derivatives: Callable[..., Slopes]) -> Callable[..., Slopes]:
         """Decorator: `derivatives` yields dB_k/dx for each k (None where it is zero); defines the operator."""
         assert self.num_tensors == 0, "a family with tensor arguments gives a vjp"
 
@@ -169,7 +172,12 @@ class Expansion:
         dtype: torch.dtype | None = None,
     ) -> Tensor:
         """The same result from ordinary torch operators: differentiable to any order, saving what autograd saves."""
-        return torch.stack(self._planes(x, args, input_map, base), dim=2).to(dtype or x.dtype)
+        planes = self._planes(x, args, input_map, base)
+        if _is_channels_last(x):
+            stacked = torch.stack([plane.movedim(1, -1) for plane in planes], dim=-1).movedim((-2, -1), (1, 2))
+        else:
+            stacked = torch.stack(planes, dim=2)
+        return stacked.to(dtype or x.dtype)
 
     def _arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
         missing = self.argument_names[len(args) :]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kanvolution.ops.expansion import Planes, expansion
+from kanvolution.ops.expansion import Planes, Slopes, expansion
 
 
 @expansion
@@ -20,7 +20,7 @@ def fourier(x: Tensor, degree: int) -> Planes:
 
 
 @fourier.derivative
-def fourier_derivative(x: Tensor, degree: int) -> Planes:
+def fourier_derivative(x: Tensor, degree: int) -> Slopes:
     """k cos(kx), -k sin(kx)."""
     for k in range(1, degree + 1):
         yield k * torch.cos(k * x)

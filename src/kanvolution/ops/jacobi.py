@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kanvolution.ops.expansion import Planes, expansion
+from kanvolution.ops.expansion import Planes, Slopes, expansion
 
 
 @expansion
@@ -24,7 +24,7 @@ def jacobi(x: Tensor, degree: int, a: float, b: float) -> Planes:
 
 
 @jacobi.derivative
-def jacobi_derivative(x: Tensor, degree: int, a: float, b: float) -> Planes:
+def jacobi_derivative(x: Tensor, degree: int, a: float, b: float) -> Slopes:
     """d/dx P_k^(a,b) = (k + a + b + 1)/2 P_{k-1}^(a+1,b+1) (DLMF 18.9.15)."""
     yield None
     if degree > 0:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kanvolution.ops.expansion import Planes, expansion
+from kanvolution.ops.expansion import Planes, Slopes, expansion
 
 
 @expansion
@@ -18,9 +18,9 @@ def legendre(x: Tensor, degree: int) -> Planes:
 
 
 @legendre.derivative
-def legendre_derivative(x: Tensor, degree: int) -> Planes:
+def legendre_derivative(x: Tensor, degree: int) -> Slopes:
     """P'_{k+1} = P'_{k-1} + (2k+1) P_k (DLMF 18.9.18 with 18.9.17)."""
-    before, slope = None, None
+    before, slope = torch.zeros_like(x), torch.zeros_like(x)
     for k, value in enumerate(legendre.values(x, degree)):
         yield slope
-        before, slope = slope, (2 * k + 1) * value if before is None else before + (2 * k + 1) * value
+        before, slope = slope, before + (2 * k + 1) * value

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from kanvolution.ops.expansion import Planes, expansion
+from kanvolution.ops.expansion import Planes, Slopes, expansion
 
 
 @expansion
@@ -22,7 +22,7 @@ def spline(x: Tensor, grid_size: int, order: int, low: float, high: float) -> Pl
 
 
 @spline.derivative
-def spline_derivative(x: Tensor, grid_size: int, order: int, low: float, high: float) -> Planes:
+def spline_derivative(x: Tensor, grid_size: int, order: int, low: float, high: float) -> Slopes:
     """M'_p(u) = M_{p-1}(u) - M_{p-1}(u - 1)."""
     step = (high - low) / grid_size
     for u in _positions(x, grid_size, order, low, high):

@@ -1,0 +1,17 @@
+"""torch-conv-kan's names, call signatures and checkpoints.
+
+Every layer class of torch-conv-kan is here by its name, as a factory that makes this project's own block with the same
+function: `KAGNConv2DLayer(...)` returns a `KANConvNormAct`. Its `load_state_dict` takes the peer's keys (and its own),
+strictly.
+
+What differs from the peer: groups are one grouped convolution, not a list; weights start variance-preserving; in
+training, dropout "poly" acts before the input map and not after; the Legendre layers map their input by tanh until a
+peer's checkpoint is loaded (see `BatchRangeLegendre`); the Bernstein layers compute Bernstein polynomials, where the
+peer's are all 1.
+"""
+
+from kanvolution.compat.torch_conv_kan.layers import LAYERS, BatchRangeLegendre
+
+globals().update(LAYERS)
+
+__all__ = ["BatchRangeLegendre", *LAYERS]  # noqa: PLE0604
