@@ -261,7 +261,7 @@ def test_fullgraph_compile_keeps_values_and_gradients() -> None:
 
 def test_bad_arguments() -> None:
     x = torch.randn(1, 2, 3)
-    with pytest.raises(TypeError, match="floating point, got torch.int64"):
+    with pytest.raises(TypeError, match=r"floating point, got torch\.int64"):
         ops.legendre(x.long(), 3)
     with pytest.raises(ValueError, match="Did you mean 'tanh'"):
         ops.legendre(x, 3, input_map="tahn")

@@ -14,4 +14,4 @@ from kanvolution.compat.torch_conv_kan.layers import LAYERS, BatchRangeLegendre
 
 globals().update(LAYERS)
 
-__all__ = ["BatchRangeLegendre", *LAYERS]  # noqa: PLE0604
+__all__ = ["BatchRangeLegendre", *LAYERS]  # pyright: ignore[reportUnsupportedDunderAll]
