@@ -104,7 +104,7 @@ def test_a_model_of_ones_own() -> None:
 
 
 def test_bad_names_and_options() -> None:
-    with pytest.raises(ValueError, match="unknown model 'simpel4'. Did you mean 'simple4'"):
+    with pytest.raises(ValueError, match=r"unknown model 'simpel4'\. Did you mean 'simple4'"):
         kv.create_model("simpel4")
     with pytest.raises(ValueError, match="Did you mean 'channels'"):
         kv.create_model("simple4", chanels=(1,))

@@ -81,6 +81,27 @@ def test_first_and_second_derivatives(name: str, options: dict[str, str]) -> Non
         assert torch.autograd.gradgradcheck(call, (x, *tensors))
 
 
+@family
+@pytest.mark.parametrize("channels", [1, 2], ids=["shared", "own"])
+def test_learned_combinations(name: str, channels: int) -> None:
+    """`mix` gives sum_k mix[c, r, k] E[n, c, k], with first and second derivatives, without saving E."""
+    op, args, domain = FAMILIES[name]
+    x = draw(2, 2, 3, low=domain[0], high=domain[1]).requires_grad_()
+    mix = torch.randn(channels, 3, op.size(*args) + 1, dtype=x.dtype, requires_grad=True)
+    expected = torch.einsum("nck...,crk->ncr...", op(x, *args, base="silu"), mix.expand(2, -1, -1))
+    assert_close(op(x, *args, base="silu", mix=mix), expected)
+    assert_close(op.plain(x, *args, base="silu", mix=mix), expected)
+
+    def call(x: Tensor, mix: Tensor) -> Tensor:
+        return op(x, *args, base="silu", input_map="tanh", mix=mix)
+
+    assert torch.autograd.gradcheck(call, (x, mix), fast_mode=True)
+    saved: list[Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
+        call(x, mix)
+    assert {t.data_ptr() for t in saved} == {t.data_ptr() for t in (x, mix, *args) if isinstance(t, Tensor)}
+
+
 @pytest.mark.parametrize("name", ["rbf", "relu_bumps", "wavelet_morlet"])
 def test_parameters_for_each_channel(name: str) -> None:
     """A [C, K] parameter acts on channel c as its row c does on a single channel, and gets that gradient."""
@@ -109,8 +130,9 @@ def test_operator_contract(name: str) -> None:
     x = draw(2, 3, 4, 5, low=domain[0], high=domain[1])
     tensors = tuple(a.clone().requires_grad_() for a in args if isinstance(a, Tensor))
     for sample in (x.clone(), x.clone().to(memory_format=torch.channels_last)):
-        arguments = (sample.requires_grad_(), *tensors, *args[len(tensors) :], "tanh", "silu", sample.dtype)
-        torch.library.opcheck(op._op, arguments)
+        for mix in (None, torch.randn(3, 2, op.size(*args) + 1, dtype=x.dtype, requires_grad=True)):
+            arguments = (sample.requires_grad_(), mix, *tensors, *args[len(tensors) :], "tanh", "silu", sample.dtype)
+            torch.library.opcheck(op._op, arguments)
 
 
 @family

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import inspect
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -80,9 +80,12 @@ class Expansion:
         input_map: name of the map applied before the functions ("identity", "tanh", "sigmoid", ...).
         base: name of the base function b(x), or None for no base function.
         dtype: dtype of the result; x's own by default (an autocast caller names the lower precision).
+        mix: tensor [C, R, K] or [1, R, K] of learned combinations: the result is then
+            sum_k mix[c, r, k] E[n, c, k], computed without ever holding E.
 
     Returns:
-        Tensor [N, C, K, *S], K counting the base function; flattening dimensions 1 and 2 is a view.
+        Tensor [N, C, K, *S], K counting the base function, or [N, C, R, *S] with `mix`; flattening dimensions 1 and 2
+        is a view.
 
     Raises:
         TypeError: x is not floating point, or the arguments do not match the family's.
@@ -128,11 +131,11 @@ class Expansion:
 
     def _define(self, vjp: Callable[..., tuple[Tensor, ...]]) -> None:
         self._vjp = vjp
-        schema = f"(Tensor x{self._schema}, str input_map, str? base, ScalarType dtype) -> Tensor"
+        schema = f"(Tensor x, Tensor? mix{self._schema}, str input_map, str? base, ScalarType dtype) -> Tensor"
         op = torch.library.custom_op(f"kanvolution::{self.name}", self._forward, mutates_args=(), schema=schema)
         op.register_fake(self._fake_forward)
         op.register_autograd(self._autograd_backward, setup_context=self._setup_context)
-        schema = f"(Tensor grad, Tensor x{self._schema}, str input_map, str? base, bool tensors) -> Tensor[]"
+        schema = f"(Tensor grad, Tensor x, Tensor? mix{self._schema}, str input_map, str? base, bool tensors) -> Tensor[]"
         backward = torch.library.custom_op(
             f"kanvolution::{self.name}_backward", self._backward, mutates_args=(), schema=schema
         )
@@ -148,6 +151,7 @@ class Expansion:
         input_map: str = "identity",
         base: str | None = None,
         dtype: torch.dtype | None = None,
+        mix: Tensor | None = None,
         **kwargs: Any,
     ) -> Tensor:
         if not x.is_floating_point():
@@ -160,8 +164,8 @@ class Expansion:
         args = self._arguments(args, kwargs)
         # Exported programs are made of ATen operators alone, so that they run and translate without this package.
         if self._op is None or torch.compiler.is_exporting():
-            return self.plain(x, *args, input_map=input_map, base=base, dtype=dtype)
-        return self._op(x, *args, input_map, base, dtype or x.dtype)
+            return self.plain(x, *args, input_map=input_map, base=base, dtype=dtype, mix=mix)
+        return self._op(x, mix, *args, input_map, base, dtype or x.dtype)
 
     def plain(
         self,
@@ -170,9 +174,12 @@ class Expansion:
         input_map: str = "identity",
         base: str | None = None,
         dtype: torch.dtype | None = None,
+        mix: Tensor | None = None,
     ) -> Tensor:
         """The same result from ordinary torch operators: differentiable to any order, saving what autograd saves."""
-        planes = self._planes(x, args, input_map, base)
+        planes = list(self._planes(x, args, input_map, base))
+        if mix is not None:
+            planes = _combine(planes, mix.to(planes[0].dtype))
         if _is_channels_last(x):
             stacked = torch.stack([plane.movedim(1, -1) for plane in planes], dim=-1).movedim((-2, -1), (1, 2))
         else:
@@ -185,11 +192,11 @@ class Expansion:
             raise TypeError(f"{self.name} takes ({', '.join(('x', *self.argument_names))}) after its options")
         return (*args, *(kwargs[name] for name in missing))
 
-    def _planes(self, x: Tensor, args: tuple[Any, ...], input_map: str, base: str | None) -> list[Tensor]:
+    def _planes(self, x: Tensor, args: tuple[Any, ...], input_map: str, base: str | None) -> Iterator[Tensor]:
         work, args = self._at_working_precision(x, args)
-        planes = [] if base is None else [POINTWISE[base].value(work)]
-        planes.extend(self.values(POINTWISE[input_map].value(work), *args))
-        return planes
+        if base is not None:
+            yield POINTWISE[base].value(work)
+        yield from self.values(POINTWISE[input_map].value(work), *args)
 
     def _at_working_precision(self, x: Tensor, args: tuple[Any, ...]) -> tuple[Tensor, tuple[Any, ...]]:
         dtype = working_dtype(x.dtype)
@@ -198,17 +205,22 @@ class Expansion:
 
     # ------------------------------------------------------------------------- the operator and its backward
 
-    def _forward(self, x: Tensor, *args: Any) -> Tensor:
+    def _forward(self, x: Tensor, mix: Tensor | None, *args: Any) -> Tensor:
         *family_args, input_map, base, dtype = args
         planes = self._planes(x, tuple(family_args), input_map, base)
+        if mix is None:
+            planes = list(planes)
+        else:
+            planes = _combine(planes, mix.to(working_dtype(x.dtype)))
         out = empty_expansion(x, len(planes), dtype)
         for k, plane in enumerate(planes):
             out[:, :, k] = plane
         return out
 
-    def _fake_forward(self, x: Tensor, *args: Any) -> Tensor:
+    def _fake_forward(self, x: Tensor, mix: Tensor | None, *args: Any) -> Tensor:
         *family_args, _, base, dtype = args
-        return empty_expansion(x, self.size(*family_args) + (base is not None), dtype)
+        size = self.size(*family_args) + (base is not None) if mix is None else mix.shape[1]
+        return empty_expansion(x, size, dtype)
 
     def size(self, *args: Any) -> int:
         """The number of functions for these arguments, base function not counted."""
@@ -220,28 +232,36 @@ class Expansion:
         return tensors[0].shape[-1]
 
     def _setup_context(self, ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, *args, input_map, base, _ = inputs
-        ctx.save_for_backward(x, *args[: self.num_tensors])
+        x, mix, *args, input_map, base, _ = inputs
+        ctx.save_for_backward(x, mix, *args[: self.num_tensors])
         ctx.options = (tuple(args[self.num_tensors :]), input_map, base)
 
     def _autograd_backward(self, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, *tensors = ctx.saved_tensors
+        x, mix, *tensors = ctx.saved_tensors
         scalars, input_map, base = ctx.options
-        wanted = any(ctx.needs_input_grad[1 : 1 + self.num_tensors])
+        wanted = any(ctx.needs_input_grad[2 : 2 + self.num_tensors])
         backward = self._backward
         if not torch.is_grad_enabled():  # else a graph of this backward is asked for, and plain operators give one
             assert self._backward_op is not None
             backward = self._backward_op
-        grads = backward(grad, x, *tensors, *scalars, input_map, base, wanted)
-        tensor_grads = grads[1:] if wanted else [None] * self.num_tensors
-        return (grads[0], *tensor_grads, *(None for _ in scalars), None, None, None)
+        grad_x, *rest = backward(grad, x, mix, *tensors, *scalars, input_map, base, wanted)
+        grad_mix = None if mix is None else rest.pop(0)
+        tensor_grads = rest if wanted else [None] * self.num_tensors
+        return (grad_x, grad_mix, *tensor_grads, *(None for _ in scalars), None, None, None)
 
-    def _backward(self, grad: Tensor, x: Tensor, *args: Any) -> list[Tensor]:
+    def _backward(self, grad: Tensor, x: Tensor, mix: Tensor | None, *args: Any) -> list[Tensor]:
+        """Gradients of x, of mix if there is one, and of the family's tensors if they are `wanted`."""
         *family_args, input_map, base, wanted = args
         assert self._vjp is not None
         tensors = family_args[: self.num_tensors]
         work, family_args = self._at_working_precision(x, tuple(family_args))
         grads = [plane.to(work.dtype) for plane in grad.unbind(2)]
+        grad_mix: list[Tensor] = []
+        if mix is not None:
+            wide = mix.to(work.dtype)
+            planes = self._planes(x, tuple(family_args), input_map, base)
+            grad_mix.append(_combination_gradient(grads, planes, wide).to(mix.dtype))
+            grads = _combine(grads, wide.transpose(1, 2))
         mapping = POINTWISE[input_map]
         mapped = mapping.value(work)
         base_grad = None if base is None else grads.pop(0)
@@ -250,15 +270,38 @@ class Expansion:
         if base is not None and base_grad is not None:
             function = POINTWISE[base]
             total = total + base_grad * function.derivative(work, function.value(work))
-        result = [_laid_out_like(total, x)]
+        result = [_laid_out_like(total, x), *grad_mix]
         if wanted:
             result.extend(g.to(t.dtype) for g, t in zip(grad_tensors, tensors, strict=True))
         return result
 
-    def _fake_backward(self, grad: Tensor, x: Tensor, *args: Any) -> list[Tensor]:
+    def _fake_backward(self, grad: Tensor, x: Tensor, mix: Tensor | None, *args: Any) -> list[Tensor]:
         wanted = args[-1]
         tensors = args[: self.num_tensors] if wanted else ()
-        return [torch.empty_like(x), *(torch.empty_like(t) for t in tensors)]
+        return [torch.empty_like(t) for t in (x, *(() if mix is None else (mix,)), *tensors)]
+
+
+def _combine(planes: Iterable[Tensor], mix: Tensor) -> list[Tensor]:
+    """The R planes sum_k mix[c, r, k] plane_k, one plane at a time."""
+    totals: list[Tensor] = []
+    for k, plane in enumerate(planes):
+        columns = channelwise(mix[:, :, k], plane)
+        if k == 0:
+            totals = [plane * column for column in columns]
+        else:
+            totals = [torch.addcmul(total, plane, column) for total, column in zip(totals, columns, strict=True)]
+    return totals
+
+
+def _combination_gradient(grads: list[Tensor], planes: Iterable[Tensor], mix: Tensor) -> Tensor:
+    """d/d mix[c, r, k] = sum over batch and space of grad_r plane_k (and over c, where all channels share mix)."""
+    columns = [torch.stack([_channel_sums(grad * plane) for grad in grads], dim=1) for plane in planes]
+    full = torch.stack(columns, dim=2)
+    return full if mix.shape[0] == full.shape[0] else full.sum(dim=0, keepdim=True)
+
+
+def _channel_sums(plane: Tensor) -> Tensor:
+    return plane.sum(dim=(0, *range(2, plane.ndim)))
 
 
 def expansion(values: Callable[..., Planes]) -> Expansion:
@@ -288,4 +331,4 @@ def sum_like(columns: list[Tensor], parameter: Tensor) -> Tensor:
     """The gradient of a [K] or [C, K] parameter from K planes [N, C, *S]: summed over what was broadcast."""
     if parameter.ndim == 1:
         return torch.stack([plane.sum() for plane in columns])
-    return torch.stack([plane.sum(dim=(0, *range(2, plane.ndim))) for plane in columns], dim=-1)
+    return torch.stack([_channel_sums(plane) for plane in columns], dim=-1)
