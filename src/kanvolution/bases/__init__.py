@@ -8,6 +8,7 @@ from kanvolution.bases.gram import Gram
 from kanvolution.bases.identity import Identity
 from kanvolution.bases.jacobi import Jacobi
 from kanvolution.bases.legendre import Legendre
+from kanvolution.bases.mixed import MixedBasis
 from kanvolution.bases.rbf import RBF
 from kanvolution.bases.relu import ReLUBumps
 from kanvolution.bases.spline import Spline
@@ -25,6 +26,7 @@ __all__ = [
     "Identity",
     "Jacobi",
     "Legendre",
+    "MixedBasis",
     "ReLUBumps",
     "Spline",
     "Wavelet",

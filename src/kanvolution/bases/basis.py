@@ -79,20 +79,47 @@ class Basis(nn.Module, ABC):
 
     @abstractmethod
     def functions(self, x: Tensor, **options: Any) -> Tensor:
-        """The functions of x [N, C, *S] as [N, C, K, *S]; `options` are input_map, base and dtype of an `Expansion`."""
+        """The functions of x [N, C, *S] as [N, C, K, *S]; `options` are those of an `Expansion`, to be passed on."""
+
+    def attach(
+        self,
+        *,
+        norm: nn.Module | None = None,
+        input_dropout: nn.Module | None = None,
+        function_dropout: nn.Module | None = None,
+    ) -> None:
+        """Put a norm or a dropout on the input of the functions, or a dropout on the functions; None changes nothing.
+
+        The base function always sees the input as it is. Dropouts act in training only.
+        """
+        self.norm = norm or self.norm
+        self.input_dropout = input_dropout or self.input_dropout
+        self.function_dropout = function_dropout or self.function_dropout
+
+    def is_fused(self) -> bool:
+        """Whether base function and functions see the same input now, so that one operator computes both."""
+        dropouts = self.training and (self.input_dropout is not None or self.function_dropout is not None)
+        return self.norm is None and not dropouts
+
+    def functions_input(self, x: Tensor) -> Tensor:
+        """What the functions see of x: dropped out (in training) and normalised, where attached."""
+        if self.training and self.input_dropout is not None:
+            x = self.input_dropout(x)
+        return x if self.norm is None else self.norm(x)
+
+    def drop_functions(self, expanded: Tensor) -> Tensor:
+        """The dropout on [N, C, ...] function values, in training and where attached."""
+        if self.training and self.function_dropout is not None:
+            return self.function_dropout(expanded)
+        return expanded
 
     def forward(self, x: Tensor) -> Tensor:
         """x [N, C, *S] -> [N, C, K, *S], in the autocast dtype where autocast is on."""
         dtype = _compute_dtype(x)
-        input_dropout = self.input_dropout if self.training else None
-        function_dropout = self.function_dropout if self.training else None
-        if self.norm is None and input_dropout is None and function_dropout is None:
+        if self.is_fused():
             return self.functions(x, input_map=self.input_map, base=self.base, dtype=dtype)
-        inner = x if input_dropout is None else input_dropout(x)
-        inner = inner if self.norm is None else self.norm(inner)
-        expanded = self.functions(inner, input_map=self.input_map, base=None, dtype=dtype)
-        if function_dropout is not None:
-            expanded = function_dropout(expanded.flatten(1, 2)).unflatten(1, expanded.shape[1:3])
+        expanded = self.functions(self.functions_input(x), input_map=self.input_map, base=None, dtype=dtype)
+        expanded = self.drop_functions(expanded.flatten(1, 2)).unflatten(1, expanded.shape[1:3])
         if self.base is None:
             return expanded
         return torch.cat([POINTWISE[self.base].value(x).to(dtype).unsqueeze(2), expanded], dim=2)

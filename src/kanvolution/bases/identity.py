@@ -7,7 +7,6 @@ from typing import Any
 from torch import Tensor
 
 from kanvolution.bases.basis import Basis, Convolve, register_basis
-from kanvolution.ops.pointwise import POINTWISE
 
 
 @register_basis("identity")
@@ -20,8 +19,11 @@ class Identity(Basis):
         super().__init__(0, base="identity")
 
     def functions(self, x: Tensor, **options: Any) -> Tensor:
-        dtype = options.get("dtype") or x.dtype
-        return POINTWISE["identity"].value(x).to(dtype).unsqueeze(2)
+        expanded = x.to(options.get("dtype") or x.dtype).unsqueeze(2)
+        mix = options.get("mix")
+        if mix is None:
+            return expanded
+        return expanded * mix.to(expanded.dtype).view(1, *mix.shape[:2], *(1,) * (x.ndim - 2))
 
     def contract(self, x: Tensor, weight: Tensor, bias: Tensor | None, convolve: Convolve, groups: int) -> Tensor:
         return convolve(x, weight, bias, groups)

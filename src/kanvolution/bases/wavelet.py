@@ -127,11 +127,8 @@ class EdgeWavelet(Basis):
 
     def contract(self, x: Tensor, weight: Tensor, bias: Tensor | None, convolve: Convolve, groups: int) -> Tensor:
         size = self.size
-        inner = self.input_dropout(x) if self.training and self.input_dropout is not None else x
-        inner = inner if self.norm is None else self.norm(inner)
-        edges = self.functions(inner, input_map=self.input_map, base=None).squeeze(2)
-        if self.training and self.function_dropout is not None:
-            edges = self.function_dropout(edges)
+        edges = self.functions(self.functions_input(x), input_map=self.input_map, base=None).squeeze(2)
+        edges = self.drop_functions(edges)
         y = convolve(edges, weight[:, size - 1 :: size], None, self.out_channels)
         if self.mixing is not None:
             grouped = y.reshape(y.shape[0], self.groups, self.mixing.shape[-1], -1)

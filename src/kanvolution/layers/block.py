@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from torch import Tensor, nn
 
+from kanvolution.bases import Basis
 from kanvolution.layers.conv import KANConvNd
 from kanvolution.registry import unknown_name
 
@@ -15,7 +18,7 @@ class KANConvNormAct(nn.Module):
     """dropout -> Kolmogorov-Arnold convolution -> norm -> activation, each part optional and at a site of choice.
 
     Args:
-        conv: a `KANConv1d`, `KANConv2d` or `KANConv3d`.
+        conv: a `KANConv1d`, `KANConv2d` or `KANConv3d`, or a module made of them (see `layers.structures`).
         norm: norm module, or None. It belongs to one layer alone.
         act: activation module, or None.
         dropout: dropout module, or None.
@@ -41,7 +44,7 @@ class KANConvNormAct(nn.Module):
 
     def __init__(
         self,
-        conv: KANConvNd,
+        conv: nn.Module,
         norm: nn.Module | None = None,
         act: nn.Module | None = None,
         dropout: nn.Module | None = None,
@@ -60,12 +63,14 @@ class KANConvNormAct(nn.Module):
         self.dropout = dropout if dropout_site in ("full", "output") else None
         self.norm_site = norm_site
         self.dropout_site = dropout_site
-        if norm_site == "functions":
-            conv.basis.norm = norm
-        if dropout_site == "poly":
-            conv.basis.input_dropout = dropout
-        elif dropout_site == "degree":
-            conv.basis.function_dropout = dropout
+        if norm is not None and norm_site == "functions" and not isinstance(conv, KANConvNd):
+            raise ValueError("norm_site='functions' needs a plain KANConv; use norm_site='output' with a structure")
+        for basis in _bases_of(conv):
+            basis.attach(
+                norm=norm if norm_site == "functions" else None,
+                input_dropout=dropout if dropout_site == "poly" else None,
+                function_dropout=dropout if dropout_site == "degree" else None,
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         if self.dropout is not None and self.dropout_site == "full":
@@ -78,3 +83,12 @@ class KANConvNormAct(nn.Module):
         if self.dropout is not None and self.dropout_site == "output":
             x = self.dropout(x)
         return x
+
+
+def _bases_of(module: nn.Module) -> Iterator[Basis]:
+    """The bases of all layers in `module`, not those inside other bases."""
+    if isinstance(module, Basis):
+        yield module
+        return
+    for child in module.children():
+        yield from _bases_of(child)

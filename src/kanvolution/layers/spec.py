@@ -9,11 +9,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from kanvolution.bases import BASES, check_basis
+from kanvolution.bases import BASES, Basis, check_basis, create_basis
 from kanvolution.checks import integer_at_least, probability
 from kanvolution.layers.block import DROPOUT_SITES, NORM_SITES, KANConvNormAct
 from kanvolution.layers.conv import KAN_CONVOLUTIONS
 from kanvolution.layers.parts import ACTIVATIONS, NORMS, make_activation, make_dropout, make_norm
+from kanvolution.layers.structures import ConvArguments, Structure, build_conv, structure_from_dict
 from kanvolution.registry import unknown_name
 
 ConvFactory = Callable[..., nn.Module]
@@ -33,6 +34,7 @@ class ConvSpec:
         act: name of an activation, None for none, or "auto" for the basis' own (`Basis.activation`).
         dropout: probability in [0, 1).
         dropout_site: see `KANConvNormAct`.
+        structure: a `Structure` (bottleneck, low rank, ...), its dictionary, or None for the plain layer.
         **options: options of the basis (`degree`, `grid_size`, ...).
 
     Raises:
@@ -54,6 +56,7 @@ class ConvSpec:
     act: str | None = "auto"
     dropout: float = 0.0
     dropout_site: str = "full"
+    structure: Structure | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def __init__(
@@ -67,6 +70,7 @@ class ConvSpec:
         act: str | None = "auto",
         dropout: float = 0.0,
         dropout_site: str = "full",
+        structure: Structure | Mapping[str, Any] | None = None,
         **options: Any,
     ) -> None:
         check_basis(basis, options)
@@ -89,6 +93,7 @@ class ConvSpec:
             "act": act,
             "dropout": probability("dropout", dropout),
             "dropout_site": dropout_site,
+            "structure": structure_from_dict(structure) if isinstance(structure, Mapping) else structure,
             "options": {key: _plain(value) for key, value in options.items()},
         }
         for key, value in values.items():
@@ -110,7 +115,7 @@ class ConvSpec:
     ) -> KANConvNormAct:
         """Make a block with nn.Conv's arguments. `bias=None` adds one only where no norm follows to replace it."""
         norm_follows = self.norm is not None and self.norm_site == "output"
-        conv = KAN_CONVOLUTIONS[self.ndim](
+        arguments = ConvArguments(
             in_channels,
             out_channels,
             kernel_size,
@@ -122,9 +127,8 @@ class ConvSpec:
             padding_mode,
             device,
             dtype,
-            basis=self.basis,
-            **self.options,
         )
+        conv = build_conv(self.ndim, self.make_basis, arguments, self.structure)
         norm = None
         if self.norm is not None:
             channels = out_channels if self.norm_site == "output" else in_channels
@@ -139,12 +143,19 @@ class ConvSpec:
             dropout_site=self.dropout_site,
         )
 
+    def make_basis(self, in_channels: int, out_channels: int, groups: int) -> Basis:
+        """A new basis for a layer of the given shape."""
+        return create_basis(
+            self.basis, in_channels=in_channels, out_channels=out_channels, groups=groups, **self.options
+        )
+
     def __hash__(self) -> int:
         return hash(repr(sorted(self.to_dict().items())))
 
     def to_dict(self) -> dict[str, Any]:
         """A dictionary of JSON types; `from_dict` makes an equal spec."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
+        values["structure"] = None if self.structure is None else self.structure.to_dict()
         return {key: dict(value) if isinstance(value, Mapping) else value for key, value in values.items()}
 
     @classmethod

@@ -135,7 +135,9 @@ class Expansion:
         op = torch.library.custom_op(f"kanvolution::{self.name}", self._forward, mutates_args=(), schema=schema)
         op.register_fake(self._fake_forward)
         op.register_autograd(self._autograd_backward, setup_context=self._setup_context)
-        schema = f"(Tensor grad, Tensor x, Tensor? mix{self._schema}, str input_map, str? base, bool tensors) -> Tensor[]"
+        schema = (
+            f"(Tensor grad, Tensor x, Tensor? mix{self._schema}, str input_map, str? base, bool tensors) -> Tensor[]"
+        )
         backward = torch.library.custom_op(
             f"kanvolution::{self.name}_backward", self._backward, mutates_args=(), schema=schema
         )

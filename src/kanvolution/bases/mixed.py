@@ -1,0 +1,71 @@
+"""A basis of learned functions: combinations of another basis' functions."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kanvolution.bases.basis import Basis
+from kanvolution.checks import integer_at_least
+
+
+class MixedBasis(Basis):
+    """`rank` learned functions for each channel, phi_{c,r} = sum_k U[c, r, k] B_k, of any basis B.
+
+    A layer with it convolves in_channels * rank channels, and the expansion in the functions B_k is never held in
+    memory. With rank K it can represent every layer of the inner basis.
+
+    Args:
+        inner: the basis B.
+        rank: functions for each channel, 1 <= rank <= K.
+        in_channels: channels of the layer.
+        shared: whether all channels share one set of functions.
+
+    Raises:
+        ValueError: rank out of range, or functions that differ from output to output (`wavelet_edge`).
+    """
+
+    def __init__(self, inner: Basis, rank: int, in_channels: int, shared: bool = False) -> None:
+        integer_at_least("rank", rank, 1)
+        if rank > inner.size:
+            raise ValueError(f"rank (={rank}) must be <= the number of functions (={inner.size}); choose a lower rank")
+        if type(inner).contract is not Basis.contract and inner.num_functions > 0:
+            raise ValueError(
+                f"basis {inner.name!r} has functions of its own for each output, which cannot be shared; "
+                "choose another, e.g. 'wavelet'"
+            )
+        super().__init__(rank, base=None)
+        self.inner = inner
+        self.rank = rank
+        self.in_channels = in_channels
+        self.shared = shared
+        self.mixing = nn.Parameter(torch.empty(1 if shared else in_channels, rank, inner.size))
+        self.activation = inner.activation  # type: ignore[misc]
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Random combinations, each of second moment one for standard-normal input."""
+        self.inner.reset_parameters()
+        if not self.mixing.is_meta:
+            with torch.no_grad():
+                self.mixing.normal_().mul_(self.inner.initial_std(1).to(self.mixing))
+
+    def attach(self, **parts: nn.Module | None) -> None:
+        self.inner.attach(**parts)
+
+    def functions(self, x: Tensor, **options: Any) -> Tensor:
+        options.update(input_map=self.inner.input_map, base=self.inner.base)
+        return self.inner.functions(x, mix=self.mixing, **options)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.inner.is_fused():
+            return super().forward(x)
+        # What acts on the single functions needs them one by one.
+        expanded = self.inner(x)
+        mixing = self.mixing.to(expanded.dtype).expand(x.shape[1], -1, -1)
+        return torch.einsum("nck...,crk->ncr...", expanded, mixing)
+
+    def options(self) -> dict[str, Any]:
+        return {"rank": self.rank, "shared": self.shared}
