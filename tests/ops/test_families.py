@@ -291,8 +291,8 @@ def test_bad_arguments() -> None:
         ops.legendre(x, 3, base="sulu")
     with pytest.raises(ValueError, match=r"shape \[N, C, ...\]"):
         ops.legendre(torch.randn(3), 3)
-    with pytest.raises(TypeError, match=r"legendre takes \(x, degree\)"):
+    with pytest.raises(TypeError, match=r"legendre\(x, degree\) got 0 arguments after x"):
         ops.legendre(x)
-    with pytest.raises(TypeError, match=r"legendre takes \(x, degree\)"):
+    with pytest.raises(TypeError, match=r"legendre\(x, degree\) got 0 .* names \['grade'\]"):
         ops.legendre(x, grade=3)
     assert ops.legendre(x, degree=2).shape == (1, 2, 3, 3)

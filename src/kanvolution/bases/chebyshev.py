@@ -13,7 +13,7 @@ from kanvolution.checks import integer_at_least
 
 @register_basis("chebyshev")
 class Chebyshev(Basis):
-    """T_0 ... T_degree of tanh(x). Source: Sidharth et al., ChebyKAN, arXiv 2405.07200, eq. 8.
+    """T_0 ... T_degree of tanh(x). Source: Sidharth et al., ChebyKAN, arXiv 2405.07200.
 
     Args:
         degree: highest degree, >= 0; degree + 1 functions.

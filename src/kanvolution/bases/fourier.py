@@ -13,7 +13,7 @@ from kanvolution.checks import integer_at_least
 
 @register_basis("fourier")
 class Fourier(Basis):
-    """sin(kx) and cos(kx) for k = 1 ... degree, beside silu(x). Source: FourierKAN-GCF, arXiv 2406.01034, eq. 5.
+    """sin(kx) and cos(kx) for k = 1 ... degree, beside silu(x). Source: FourierKAN-GCF, arXiv 2406.01034.
 
     Args:
         degree: highest frequency, >= 1; 2 * degree functions.

@@ -13,7 +13,7 @@ from kanvolution.checks import integer_at_least
 
 @register_basis("jacobi")
 class Jacobi(Basis):
-    """P_0^(a,b) ... P_degree^(a,b) of tanh(x), beside the identity. Source: fKAN, arXiv 2406.07456, section 3.
+    """P_0^(a,b) ... P_degree^(a,b) of tanh(x), beside the identity. Source: fKAN, arXiv 2406.07456.
 
     Args:
         degree: highest degree, >= 0; degree + 1 functions.

@@ -15,7 +15,7 @@ from kanvolution.checks import integer_at_least, interval
 
 @register_basis("rbf")
 class RBF(Basis):
-    """grid_size Gaussians exp(-((x - c_k)/h)^2), beside silu(x). Source: FastKAN, arXiv 2405.06721, eq. 2-4.
+    """grid_size Gaussians exp(-((x - c_k)/h)^2), beside silu(x). Source: FastKAN, arXiv 2405.06721.
 
     Args:
         grid_size: number of centers, >= 2.

@@ -15,7 +15,7 @@ from kanvolution.checks import integer_at_least, interval
 
 @register_basis("relu")
 class ReLUBumps(Basis):
-    """grid_size + overlap bumps (relu(x - low) relu(high - x))^2, beside silu(x). Source: arXiv 2406.02075, eq. 6-8.
+    """grid_size + overlap bumps (relu(x - low) relu(high - x))^2, beside silu(x). Source: arXiv 2406.02075.
 
     The edges low and high are learned for each channel of a group; groups share them.
 

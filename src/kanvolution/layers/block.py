@@ -32,7 +32,7 @@ class KANConvNormAct(nn.Module):
         as the convolution.
 
     Raises:
-        ValueError: unknown site.
+        ValueError: unknown site, or a site on the functions of a basis that has none (`identity`).
 
     Example:
         >>> import torch, kanvolution as kv
@@ -65,7 +65,15 @@ class KANConvNormAct(nn.Module):
         self.dropout_site = dropout_site
         if norm is not None and norm_site == "functions" and not isinstance(conv, KANConvNd):
             raise ValueError("norm_site='functions' needs a plain KANConv; use norm_site='output' with a structure")
+        on_functions = (norm is not None and norm_site == "functions") or (
+            dropout is not None and dropout_site in ("poly", "degree")
+        )
         for basis in _bases_of(conv):
+            if on_functions and basis.num_functions == 0:
+                raise ValueError(
+                    f"basis {basis.name!r} has no functions beside its base function, so nothing can act on them; "
+                    "use norm_site='output' and dropout_site='full' or 'output'"
+                )
             basis.attach(
                 norm=norm if norm_site == "functions" else None,
                 input_dropout=dropout if dropout_site == "poly" else None,

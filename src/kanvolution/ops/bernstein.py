@@ -12,7 +12,7 @@ from kanvolution.ops.expansion import Planes, Slopes, expansion
 
 @expansion
 def bernstein(x: Tensor, degree: int) -> Planes:
-    """b_k(x) = C(degree, k) x^k (1 - x)^(degree - k), k = 0 ... degree (Lorentz, Bernstein Polynomials, eq. 1.1)."""
+    """b_k(x) = C(degree, k) x^k (1 - x)^(degree - k), k = 0 ... degree (Lorentz, Bernstein Polynomials, chapter 1)."""
     rising = _powers(x, degree)
     falling = _powers(1 - x, degree)
     for k in range(degree + 1):

@@ -10,7 +10,7 @@ from kanvolution.ops.expansion import Planes, Slopes, expansion
 
 @expansion
 def chebyshev(x: Tensor, degree: int) -> Planes:
-    """T_k(x), k = 0 ... degree, by T_{k+1} = 2 x T_k - T_{k-1} (DLMF 18.9.2); equals cos(k arccos x) on [-1, 1]."""
+    """T_k(x), k = 0 ... degree, by T_{k+1} = 2 x T_k - T_{k-1} (DLMF table 18.9.1); cos(k arccos x) on [-1, 1]."""
     previous, current = x, torch.ones_like(x)
     for _ in range(degree + 1):
         yield current

@@ -191,7 +191,11 @@ class Expansion:
     def _arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
         missing = self.argument_names[len(args) :]
         if len(args) > len(self.argument_names) or set(missing) != set(kwargs):
-            raise TypeError(f"{self.name} takes ({', '.join(('x', *self.argument_names))}) after its options")
+            signature = ", ".join(("x", *self.argument_names))
+            raise TypeError(
+                f"{self.name}({signature}) got {len(args)} arguments after x and the names {sorted(kwargs)}; "
+                "give each argument once, and input_map, base, dtype and mix by name"
+            )
         return (*args, *(kwargs[name] for name in missing))
 
     def _planes(self, x: Tensor, args: tuple[Any, ...], input_map: str, base: str | None) -> Iterator[Tensor]:
@@ -210,10 +214,7 @@ class Expansion:
     def _forward(self, x: Tensor, mix: Tensor | None, *args: Any) -> Tensor:
         *family_args, input_map, base, dtype = args
         planes = self._planes(x, tuple(family_args), input_map, base)
-        if mix is None:
-            planes = list(planes)
-        else:
-            planes = _combine(planes, mix.to(working_dtype(x.dtype)))
+        planes = list(planes) if mix is None else _combine(planes, mix.to(working_dtype(x.dtype)))
         out = empty_expansion(x, len(planes), dtype)
         for k, plane in enumerate(planes):
             out[:, :, k] = plane

@@ -12,7 +12,7 @@ from kanvolution.ops.expansion import Planes, Slopes, expansion
 def fourier(x: Tensor, degree: int) -> Planes:
     """sin(x), cos(x), sin(2x), cos(2x), ... sin(degree x), cos(degree x).
 
-    Source: Xu et al., "FourierKAN-GCF", arXiv 2406.01034, eq. 5.
+    Source: Xu et al., "FourierKAN-GCF", arXiv 2406.01034.
     """
     for k in range(1, degree + 1):
         yield torch.sin(k * x)

@@ -21,14 +21,15 @@ def gram_coefficients(degree: int, points: int) -> Tensor:
         float32 tensor [degree + 1]; entry n is beta_n. Entries 0 and `degree` do not enter G_0 ... G_degree.
     """
     n = torch.arange(degree + 1, dtype=torch.float64)
-    return (n**2 * (points**2 - n**2) / (points**2 * (4 * n**2 - 1))).float()
+    beta = n**2 * (points**2 - n**2) / (points**2 * (4 * n**2 - 1))
+    return beta.abs().float()  # abs: no negative zero at n = 0
 
 
 @expansion
 def gram(x: Tensor, beta: Tensor) -> Planes:
     """silu(G_k(x)), k = 0 ... degree, with G_{k+1} = x G_k - beta_k G_{k-1} and beta of shape [degree + 1].
 
-    Source: Drokin, "Kolmogorov-Arnold Convolutions", arXiv 2407.01092, section on Gram polynomials.
+    Source: Drokin, "Kolmogorov-Arnold Convolutions", arXiv 2407.01092.
     """
     return [F.silu(value) for value in _recurrence(x, beta)]
 

@@ -10,7 +10,7 @@ from kanvolution.ops.expansion import Planes, Slopes, expansion
 
 @expansion
 def legendre(x: Tensor, degree: int) -> Planes:
-    """P_k(x), k = 0 ... degree, by Bonnet's recurrence (k+1) P_{k+1} = (2k+1) x P_k - k P_{k-1} (DLMF 18.9.1)."""
+    """P_k(x), k = 0 ... degree, by Bonnet's recurrence (k+1) P_{k+1} = (2k+1) x P_k - k P_{k-1} (DLMF table 18.9.1)."""
     previous, current = torch.zeros_like(x), torch.ones_like(x)
     for k in range(degree + 1):
         yield current
@@ -19,7 +19,7 @@ def legendre(x: Tensor, degree: int) -> Planes:
 
 @legendre.derivative
 def legendre_derivative(x: Tensor, degree: int) -> Slopes:
-    """P'_{k+1} = P'_{k-1} + (2k+1) P_k (DLMF 18.9.18 with 18.9.17)."""
+    """P'_{k+1} = P'_{k-1} + (2k+1) P_k (Abramowitz and Stegun, chapter 8)."""
     before, slope = torch.zeros_like(x), torch.zeros_like(x)
     for k, value in enumerate(legendre.values(x, degree)):
         yield slope

@@ -12,7 +12,7 @@ from kanvolution.ops.expansion import Planes, channelwise, expansion, sum_like
 def rbf(x: Tensor, centers: Tensor, width: float) -> Planes:
     """exp(-((x - c_k) / width)^2) for centers c of shape [K] or [C, K].
 
-    Source: Li, "Kolmogorov-Arnold Networks are Radial Basis Function Networks", arXiv 2405.06721, eq. 2-4.
+    Source: Li, "Kolmogorov-Arnold Networks are Radial Basis Function Networks", arXiv 2405.06721.
     """
     return [torch.exp(-(((x - center) / width) ** 2)) for center in channelwise(centers, x)]
 

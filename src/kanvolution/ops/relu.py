@@ -15,7 +15,7 @@ def relu_bumps(x: Tensor, low: Tensor, high: Tensor, width: float) -> Planes:
 
     low and high have shape [K] or [C, K] and may be learned; `width` fixes the scale: where it is high - low, the bump
     is 1 in its middle.
-    Source: Qiu et al., "ReLU-KAN", arXiv 2406.02075, eq. 6-7.
+    Source: Qiu et al., "ReLU-KAN", arXiv 2406.02075.
     """
     scale = 4 / width**2
     return [(F.relu(x - a) * F.relu(b - x) * scale) ** 2 for a, b in _edges(low, high, x)]

@@ -1,0 +1,193 @@
+"""The documentation is true: its examples run, its links lead somewhere, and it covers every registered basis.
+
+Python blocks of one page share a namespace and run in order. A block after the line `<!-- no-run -->` is only compiled.
+"""
+
+import ast
+import inspect
+import os
+import re
+import runpy
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import kanvolution as kv
+from kanvolution.bases.basis import BASES, option_names
+from kanvolution.models import MODELS
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
+PROGRAMS = sorted((ROOT / "examples").glob("*.py"))
+SHIPPED = tuple(name for name in kv.list_bases() if BASES[name].__module__.startswith("kanvolution."))
+
+_FENCE = re.compile(r"^(?P<skip><!-- no-run -->\n+)?```(?P<language>\w*)[^\n]*\n(?P<text>.*?)^```$", re.M | re.S)
+_LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+
+def relative(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The overrides of each `kanvolution train ...` line of a page, but for those that import a file."""
+    blocks = (m["text"] for m in _FENCE.finditer(page.read_text(encoding="utf-8")) if m["language"] == "sh")
+    lines = (shlex.split(line, comments=True) for block in blocks for line in block.splitlines())
+    return [words[2:] for words in lines if words[:2] == ["kanvolution", "train"] and "--import" not in words]
+
+
+def python_blocks(page: Path) -> list[tuple[int, str, bool]]:
+    """(line, text, whether to run) of each Python block."""
+    text = page.read_text(encoding="utf-8")
+    found = (m for m in _FENCE.finditer(text) if m["language"] == "python")
+    return [(text.count("\n", 0, m.start("text")), m["text"], m["skip"] is None) for m in found]
+
+
+def table(text: str) -> list[list[str]]:
+    """The cells of all table rows in a text."""
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings."""
+    outside_code = _FENCE.sub("", page.read_text(encoding="utf-8"))
+    headings = re.findall(r"^#+ (.+)$", outside_code, re.M)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+
+
+@pytest.fixture
+def registries():
+    """Takes out again what a page registers."""
+    before = {registry: set(registry) for registry in (BASES, MODELS)}
+    yield
+    for registry, names in before.items():
+        for name in set(registry) - names:
+            registry.unregister(name)
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if python_blocks(p)], ids=relative)
+def test_examples_on_page_run(page, registries):
+    namespace = {"__name__": "__docs__"}
+    for line, text, run in python_blocks(page):
+        # Empty lines in front, so that a traceback names the line of the page.
+        code = compile("\n" * line + text, str(page), "exec")
+        if run:
+            exec(code, namespace)
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if commands(p)], ids=relative)
+def test_options_of_commands_exist(page):
+    pytest.importorskip("hydra")
+    from kanvolution.configs import compose
+
+    for overrides in commands(page):
+        compose(overrides)
+
+
+def test_training_page_names_the_choices():
+    pytest.importorskip("hydra")
+    from kanvolution.configs.groups import GROUPS
+
+    rows = {row[0].strip("`"): row[1] for row in table((DOCS / "training.md").read_text(encoding="utf-8"))}
+    for group in ("model", "data", "task"):
+        registered = [n for n in GROUPS[group].names() if not n.startswith("own_")]
+        assert sorted(re.findall(r"`(\w+)`", rows[group])) == sorted(registered), group
+
+
+@pytest.mark.parametrize("page", PAGES, ids=relative)
+def test_links_lead_somewhere(page):
+    text = _FENCE.sub("", page.read_text(encoding="utf-8"))
+    for target in _LINK.findall(text):
+        if re.match(r"[a-z]+://", target):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        assert file.is_file(), f"{relative(page)} links to {target}, which is not there"
+        if anchor:
+            assert anchor in anchors(file), f"{relative(page)} links to {target}, which has no such heading"
+        if DOCS in page.parents:
+            assert DOCS in file.parents, f"{relative(page)} links to {target}, which is outside of the site"
+
+
+@pytest.mark.parametrize("page", [p for p in PAGES if DOCS in p.parents], ids=relative)
+def test_page_is_in_navigation(page):
+    assert f": {page.relative_to(DOCS).as_posix()}\n" in (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=relative)
+def test_mathematics_is_closed(page):
+    text = re.sub(r"`[^`\n]*`", "", _FENCE.sub("", page.read_text(encoding="utf-8")))
+    assert text.count("$$") % 2 == 0
+    for paragraph in re.split(r"\n\s*\n", re.sub(r"\$\$.*?\$\$", "", text, flags=re.S)):
+        assert paragraph.count("$") % 2 == 0, paragraph
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+class TestBasis:
+    def page(self, name):
+        return DOCS / "bases" / f"{name}.md"
+
+    def test_has_a_page_with_its_picture(self, name):
+        text = self.page(name).read_text(encoding="utf-8")
+        assert f'`basis="{name}"`' in text
+        assert f"`kanvolution.bases.{BASES[name].__name__}`" in text
+        assert f"(pictures/{name}.png)" in text
+
+    def test_page_states_the_options_and_their_defaults(self, name):
+        section = self.page(name).read_text(encoding="utf-8").partition("\n## Options\n")[2].partition("\n## ")[0]
+        stated = {row[0].strip("`"): ast.literal_eval(row[1].strip("`")) for row in table(section)[2:]}
+        parameters = inspect.signature(BASES[name]).parameters
+        assert stated == {option: parameters[option].default for option in option_names(BASES[name])}
+
+    def test_page_states_the_number_of_functions(self, name):
+        section = self.page(name).read_text(encoding="utf-8").partition("\n## Options\n")[2]
+        stated = re.search(r"(\d+) at the defaults", section) or re.search(r"\$K = (\d+)\$", section)
+        assert stated, "the options section states K"
+        assert int(stated[1]) == kv.create_basis(name).size
+
+    def test_readme_row(self, name):
+        rows = {row[0]: row for row in table((ROOT / "README.md").read_text(encoding="utf-8"))}
+        row = rows[f"[`{name}`](docs/bases/{name}.md)"]
+        parameters = inspect.signature(BASES[name]).parameters
+        stated = dict(re.findall(r"`(\w+)` \(([^)]*\)?)\)(?:, |$)", row[2]))
+        assert set(stated) == set(option_names(BASES[name])) - {"input_map", "base"}
+        for option, text in stated.items():
+            assert readable(parameters[option].default) == text, option
+        assert int(row[3]) == kv.create_basis(name).size
+
+    def test_index_row(self, name):
+        assert f"](bases/{name}.md)" in (DOCS / "index.md").read_text(encoding="utf-8")
+
+
+def readable(value) -> str:
+    """A default as README writes it."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, tuple):
+        return ", ".join(readable(v) for v in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def test_pictures_are_small_and_can_be_drawn(tmp_path):
+    stored = sorted((DOCS / "bases" / "pictures").iterdir())
+    assert all(path.stat().st_size < 40_000 for path in stored)
+    assert [path.stem for path in stored] == sorted([*SHIPPED, "mother_wavelets"])
+    pytest.importorskip("matplotlib")
+    program = runpy.run_path(str(DOCS / "make_pictures.py"))
+    program["main"](tmp_path, names=["wavelet_edge"])
+    assert [path.name for path in tmp_path.iterdir()] == ["wavelet_edge.png"]
+
+
+@pytest.mark.parametrize("program", PROGRAMS, ids=lambda path: path.stem)
+def test_example_runs(program, tmp_path):
+    pytest.importorskip("sklearn")
+    command = [sys.executable, "-W", "error", str(program)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path, env=environment)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout
+    assert not list(tmp_path.iterdir()), "an example leaves no files behind"
