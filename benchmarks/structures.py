@@ -1,0 +1,189 @@
+"""Trains the structures of a convolution on MNIST at equal budgets, and writes the table of docs/structures.md.
+
+Two budgets: "width" (the same channels for all) and "parameters" (channels scaled until each network has about the
+parameters of the full one). Every run is one file in the results folder; runs that are there already are not repeated,
+so the program can be stopped and started again.
+
+    python benchmarks/structures.py run --data mnist.npz                 # all runs that are missing
+    python benchmarks/structures.py run --data mnist.npz --only full rank2 --budget width --seeds 0
+    python benchmarks/structures.py table                                # the table from the stored runs
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import kanvolution as kv
+
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results" / "structures_mnist"
+BASE_CHANNELS = (8, 16, 32, 64)
+SPECS: dict[str, kv.ConvSpec] = {
+    "plain": kv.ConvSpec("identity"),
+    "full": kv.ConvSpec("gram"),
+    "rank1": kv.ConvSpec("gram", structure=kv.LowRank(1)),
+    "rank2": kv.ConvSpec("gram", structure=kv.LowRank(2)),
+    "shared2": kv.ConvSpec("gram", structure=kv.LowRank(2, shared=True)),
+    "bottleneck": kv.ConvSpec("gram", structure=kv.Bottleneck(reduction=4, min_width=8)),
+    "separable": kv.ConvSpec("gram", structure=kv.Separable()),
+    "separable_kan": kv.ConvSpec("gram", structure=kv.Separable(pointwise="kan")),
+}
+
+
+def make_model(name: str, budget: str) -> nn.Module:
+    """The 4-layer network of a structure; for "parameters", the widest with at most those of the full one."""
+
+    def build(scale: float) -> nn.Module:
+        channels = [max(4, round(c * scale)) for c in BASE_CHANNELS]
+        return kv.create_model("simple4", SPECS[name], num_classes=10, in_chans=1, channels=channels)
+
+    if budget == "width":
+        return build(1.0)
+    limit = count(kv.create_model("simple4", SPECS["full"], num_classes=10, in_chans=1, channels=BASE_CHANNELS))
+    scale = 1.0
+    while count(build(scale * 1.05)) <= limit:
+        scale *= 1.05
+    return build(scale)
+
+
+def count(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+def measure(model: nn.Module, batch: int) -> dict[str, float]:
+    """FLOPs of an image and the median time of a training step on this machine."""
+    x = torch.randn(batch, 1, 28, 28)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(x[:1])
+    seconds = []
+    for _ in range(7):
+        begun = time.perf_counter()
+        model(x).square().mean().backward()
+        seconds.append(time.perf_counter() - begun)
+    model.zero_grad()
+    return {"mflops": counter.get_total_flops() / 1e6, "step_ms": 1000 * statistics.median(seconds[2:])}
+
+
+def run(name: str, budget: str, seed: int, options: argparse.Namespace) -> None:
+    from kanvolution.data import create_data
+    from kanvolution.train import TrainerConfig, fit
+
+    file = RESULTS / f"{budget}-{name}-seed{seed}.json"
+    if file.exists():
+        return
+    torch.manual_seed(seed)
+    model = make_model(name, budget)
+    cost = measure(model, options.batch_size)
+    data = create_data("npz", path=options.data, augment="shift")
+    with tempfile.TemporaryDirectory() as folder:
+        result = fit(
+            model,
+            data,
+            trainer=TrainerConfig(epochs=options.epochs, batch_size=options.batch_size),
+            optim={"name": "adamw", "lr": options.lr},
+            seed=seed,
+            output_dir=Path(folder) / "run",
+            name=name,
+        )
+    record: dict[str, Any] = {
+        "name": name,
+        "budget": budget,
+        "seed": seed,
+        "config": model.config,
+        "epochs": options.epochs,
+        "batch_size": options.batch_size,
+        "lr": options.lr,
+        "parameters": count(model),
+        **{key: round(value, 3) for key, value in cost.items()},
+        "top1": result.metrics["top1"],
+        "seconds": result.seconds,
+        "command": "python benchmarks/structures.py run",
+        "commit": git("rev-parse", "HEAD"),
+        "torch": torch.__version__,
+        "hardware": f"{cpu_name()}, {torch.get_num_threads()} threads",
+    }
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_suffix(".tmp")
+    temporary.write_text(json.dumps(record, indent=1) + "\n")
+    temporary.replace(file)
+    print(f"{file.name}: {100 * record['top1']:.2f} % in {record['seconds']:.0f} s", flush=True)
+
+
+def git(*arguments: str) -> str:
+    done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=False)
+    return done.stdout.strip()
+
+
+def cpu_name() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def table() -> str:
+    """A Markdown table of all stored runs: mean and standard deviation over seeds."""
+    records = [json.loads(file.read_text()) for file in sorted(RESULTS.glob("*.json"))]
+    lines = [
+        "| budget | structure | channels | parameters | MFLOPs | step (ms) | top-1 (%) | seeds |",
+        "|---|---|---|---:|---:|---:|---:|---:|",
+    ]
+    for budget in ("width", "parameters"):
+        for name in SPECS:
+            runs = [r for r in records if (r["budget"], r["name"]) == (budget, name)]
+            if not runs:
+                continue
+            scores = [100 * r["top1"] for r in runs]
+            spread = f" ± {statistics.stdev(scores):.2f}" if len(scores) > 1 else ""
+            channels = "-".join(map(str, runs[0]["config"]["channels"]))
+            step = statistics.median(r["step_ms"] for r in runs)
+            lines.append(
+                f"| {budget} | {name} | {channels} | {runs[0]['parameters']:,} | {runs[0]['mflops']:.1f} | {step:.0f} "
+                f"| {math.fsum(scores) / len(scores):.2f}{spread} | {len(runs)} |"
+            )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="command", required=True)
+    runner = commands.add_parser("run", help="train what is not stored yet")
+    runner.add_argument("--data", required=True, help="MNIST as .npz with x_train, y_train, x_test, y_test")
+    runner.add_argument("--only", nargs="+", choices=SPECS, default=list(SPECS))
+    runner.add_argument("--budget", nargs="+", choices=("width", "parameters"), default=["width", "parameters"])
+    runner.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    runner.add_argument("--epochs", type=int, default=10)
+    runner.add_argument("--batch-size", type=int, default=128)
+    runner.add_argument("--lr", type=float, default=3e-3)
+    runner.add_argument("--threads", type=int, default=0, help="threads of torch; 0 leaves its default")
+    commands.add_parser("table", help="print the table of the stored runs")
+    options = parser.parse_args()
+    if options.command == "table":
+        print(table())
+        return
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    for seed in options.seeds:
+        for budget in options.budget:
+            for name in options.only:
+                run(name, budget, seed, options)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,193 @@
+"""From overrides on the command line to a checked config."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from kanvolution.configs.groups import GROUPS, Root, schema
+from kanvolution.extras import require
+from kanvolution.registry import unknown_name
+
+_EXTRA = "train"
+
+
+class ConfigError(ValueError):
+    """An override that cannot be used; the message is one line and names the nearest that can."""
+
+
+@dataclass(frozen=True)
+class Composed:
+    """A config: as plain dictionaries, as the YAML text that is saved, and the choice of each group."""
+
+    values: dict[str, Any]
+    text: str
+    choices: dict[str, str]
+
+
+def compose(overrides: Sequence[str] = (), *, allow_missing: bool = False) -> Composed:
+    """The config of a training run.
+
+    Args:
+        overrides: in Hydra's language: `group=choice` and `key=value` ("conv=gram", "conv.degree=3", "seed=1").
+        allow_missing: leave keys that must be given as "???" instead of refusing.
+
+    Raises:
+        ConfigError: an unknown group, choice or key (the nearest is named), a value of the wrong type, or a key that
+            must be given and is not.
+
+    Example:
+        >>> from kanvolution.configs import compose
+        >>> compose(["conv=spline", "conv.grid_size=8"]).values["conv"]["grid_size"]
+        8
+        >>> compose(["conv.degre=2"])
+        Traceback (most recent call last):
+        ...
+        kanvolution.configs.compose.ConfigError: unknown key 'conv.degre'. Did you mean 'conv.degree'? ...
+    """
+    errors, omegaconf = require("hydra.errors", _EXTRA), require("omegaconf", _EXTRA)
+    parsed = _parse(overrides)
+    with _hydra() as hydra:
+        groups = hydra.groups()
+        chosen = [o for o in parsed if o.get_key_element() in groups]
+        for override in chosen:
+            _check_choice(override, hydra.group_options(override.get_key_element()))
+        try:
+            base = hydra.compose([o.input_line for o in chosen])
+            lines = [o.input_line if o in chosen else _check_key(o, base, groups) for o in parsed]
+            config = hydra.compose(lines)
+            missing = [] if allow_missing else sorted(omegaconf.OmegaConf.missing_keys(config))
+            if missing:
+                raise ConfigError(f"{missing[0]} has no default; pass {missing[0]}=VALUE")
+            values = omegaconf.OmegaConf.to_container(config, resolve=True)
+        except (errors.HydraException, omegaconf.errors.OmegaConfBaseException) as error:
+            raise ConfigError(_one_line(error)) from error
+        return Composed(values, omegaconf.OmegaConf.to_yaml(config, resolve=True), hydra.choices)
+
+
+def _parse(overrides: Sequence[str]) -> list[Any]:
+    parser = require("hydra.core.override_parser.overrides_parser", _EXTRA).OverridesParser.create()
+    errors = require("hydra.errors", _EXTRA)
+    parsed = []
+    for text in overrides:
+        if text.startswith("-"):
+            raise ConfigError(f"unknown option {text!r}; overrides are written key=value (see --help)")
+        try:
+            override = parser.parse_override(text)
+        except errors.HydraException as error:
+            hint = "write key=value" if "=" not in text else "put quotes around a value with special characters"
+            raise ConfigError(f"cannot read {text!r}; {hint}, e.g. conv.degree=3 or \"data.path='a b'\"") from error
+        if override.is_delete() or override.is_add():
+            raise ConfigError(f"{text!r}: keys are set with key=value; none is added or removed")
+        if override.is_sweep_override():
+            raise ConfigError(f"{text!r} holds several values; a run takes one, and a list is written [1,2]")
+        parsed.append(override)
+    return parsed
+
+
+def _check_choice(override: Any, options: list[str]) -> None:
+    group, value = override.get_key_element(), override.value()
+    if value is None and group not in GROUPS:
+        return
+    if not isinstance(value, str) or value not in options:
+        raise ConfigError(unknown_name(f"choice of {group}", value, options))
+
+
+def _check_key(override: Any, base: Any, groups: list[str]) -> str:
+    """The line that Hydra is given for a key. The key must be there; in a dictionary (norm_options) anything may be."""
+    config = require("omegaconf", _EXTRA).OmegaConf
+    key = override.key_or_group
+    known = list(_keys(base))
+    if any(_open(base, name) and (key == name or key.startswith(f"{name}.")) for name in known):
+        return f"++{override.input_line.lstrip('+')}"
+    if key in known:
+        return override.input_line
+    if key in GROUPS or config.is_dict(config.select(base, key, throw_on_missing=False)):
+        raise ConfigError(f"{key!r} holds keys of its own; set one of them, e.g. {next(_keys(base, key), key)}=...")
+    # "epochs" is near to "trainer.epochs", "dgree" to "conv.degree"; a name in full is compared in full.
+    names = {name.rpartition(".")[2]: name for name in reversed(known)}
+    near = difflib.get_close_matches(key, [*known, *groups], n=1, cutoff=0.75)
+    near = near or [names[n] for n in difflib.get_close_matches(key.rpartition(".")[2], names, n=1, cutoff=0.6)]
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    group = key.partition(".")[0]
+    listed = [name for name in known if name.startswith(f"{group}.")] or [*groups, "seed", "output_dir"]
+    raise ConfigError(f"unknown key {key!r}.{hint} Known: {', '.join(listed)}.")
+
+
+def _keys(config: Any, prefix: str = "") -> Iterator[str]:
+    """The dotted names of all keys that hold a value, "???" and open dictionaries included."""
+    omegaconf = require("omegaconf", _EXTRA).OmegaConf
+    node = omegaconf.select(config, prefix) if prefix else config
+    for name in node:
+        dotted = f"{prefix}.{name}" if prefix else str(name)
+        child = node._get_node(name)
+        if omegaconf.is_dict(child) and not _open(config, dotted):
+            yield from _keys(config, dotted)
+        else:
+            yield dotted
+
+
+def _open(config: Any, dotted: str) -> bool:
+    """Whether a key is a dictionary[str, Any]."""
+    omegaconf = require("omegaconf", _EXTRA).OmegaConf
+    parent, _, name = dotted.rpartition(".")
+    node = (omegaconf.select(config, parent) if parent else config)._get_node(name)
+    return omegaconf.is_dict(node) and bool(parent) and omegaconf.get_type(node) is dict
+
+
+def _one_line(error: BaseException) -> str:
+    """The cause at the bottom, without Hydra's advice and full paths."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    full_key = next((line.partition(":")[2].strip() for line in lines if line.startswith("full_key:")), "")
+    return f"{full_key}: {lines[0]}" if full_key else " ".join(lines)
+
+
+class _Composer:
+    """Hydra with our search path and the registries' choices."""
+
+    def __init__(self) -> None:
+        self._loader = require("hydra.core.global_hydra", _EXTRA).GlobalHydra.instance().config_loader()
+        self.choices: dict[str, str] = {}
+
+    def compose(self, overrides: list[str]) -> Any:
+        config = require("hydra", _EXTRA).compose("train", overrides, return_hydra_config=True)
+        choices = config.hydra.runtime.choices
+        omegaconf = require("omegaconf", _EXTRA)
+        self.choices = {k: str(v) for k, v in choices.items() if not k.startswith("hydra/")}
+        # The config itself is without Hydra's own settings.
+        omegaconf.OmegaConf.set_readonly(config, False)
+        with omegaconf.open_dict(config):
+            config.pop("hydra")
+        return config
+
+    def group_options(self, group: str) -> list[str]:
+        return self._loader.get_group_options(group)
+
+    def groups(self) -> list[str]:
+        return [name for name in self._loader.list_groups("") if name != "hydra"]
+
+
+@contextlib.contextmanager
+def _hydra() -> Iterator[_Composer]:
+    hydra = require("hydra", _EXTRA)
+    store = require("hydra.core.config_store", _EXTRA).ConfigStore.instance()
+    state = require("hydra.core.global_hydra", _EXTRA).GlobalHydra
+    # Hydra's store and its instance are global: a program that uses Hydra itself must find both as it left them.
+    before, instance = store.repo, state.instance().hydra
+    store.repo = {key: value for key, value in before.items() if key == "hydra" or key.startswith("_dummy")}
+    state.instance().clear()
+    try:
+        store.store(name="root", node=Root)
+        for name, group in GROUPS.items():
+            for choice in group.names():
+                store.store(group=name, name=choice, node=schema(f"{name}_{choice}", group.keys(choice)))
+        with hydra.initialize_config_module("kanvolution.configs", version_base="1.3"):
+            yield _Composer()
+    finally:
+        store.repo = before
+        state.instance().hydra = instance

@@ -1,0 +1,108 @@
+"""Data sets by name: `register_data` and `create_data`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from kanvolution.data.augment import AUGMENTS, Augment
+from kanvolution.data.info import DataInfo, DataSets
+from kanvolution.registry import Registry, unknown_name
+
+Loader = Callable[..., DataSets]
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """A registered data set: the function that loads it, and the augmentation it is trained with by default."""
+
+    load: Loader
+    augment: str
+
+
+DATA: Registry[DataSource] = Registry("data set")
+
+
+def register_data(name: str, *, augment: str = "none") -> Callable[[Loader], Loader]:
+    """Decorator: makes a data set available to `create_data` and to every config as `data=name`.
+
+    The function takes options of its own as keywords and returns `DataSets` whose images are float tensors [C, H, W]
+    in [0, 1], neither augmented nor normalised: that is done for it. It is called when a run starts, never at import.
+
+    Args:
+        name: the name.
+        augment: name of the default augmentation of the training images.
+
+    Example:
+        >>> import torch
+        >>> from kanvolution.data import DATA, DataInfo, DataSets, TensorImages, create_data, register_data
+        >>> @register_data("stripes")
+        ... def stripes(count: int = 8) -> DataSets:
+        ...     labels = torch.arange(count) % 2
+        ...     images = labels.view(-1, 1, 1, 1) * torch.ones(count, 1, 8, 8)
+        ...     info = DataInfo("stripes", 1, (8, 8), ("dark", "light"), mean=(0.5,), std=(0.5,))
+        ...     return DataSets(TensorImages(images, labels), TensorImages(images, labels), info)
+        >>> create_data("stripes", count=4).train[1][0].max()
+        tensor(1.)
+        >>> DATA.unregister("stripes")
+    """
+
+    def enter(load: Loader) -> Loader:
+        DATA.register(name)(DataSource(load, augment))
+        return load
+
+    return enter
+
+
+def list_data() -> list[str]:
+    """The names of all registered data sets, sorted."""
+    return list(DATA)
+
+
+def create_data(name: str, *, augment: str | None = None, **options: Any) -> DataSets:
+    """Load the data set registered as `name`.
+
+    Args:
+        name: see `list_data()`.
+        augment: augmentation of the training images, see `list_augments()`; None takes the data set's own.
+        **options: options of the data set (`path`, `image_size`, ...).
+
+    Returns:
+        Training and validation sets of normalised images; validation images are never augmented.
+
+    Raises:
+        ValueError: an unknown name or option (the nearest is named), or data that cannot be used.
+    """
+    source = DATA[name]
+    known = list(inspect.signature(source.load).parameters)
+    for option in options:
+        if option not in known:
+            raise ValueError(unknown_name(f"option of data set {name!r}", option, [*known, "augment"]))
+    make_augment = AUGMENTS[source.augment if augment is None else augment]
+    raw = source.load(**options)
+    return DataSets(
+        PreparedImages(raw.train, raw.info, make_augment(raw.info)), PreparedImages(raw.val, raw.info), raw.info
+    )
+
+
+class PreparedImages(Dataset):
+    """Images of another data set, augmented (in [0, 1]) and then normalised."""
+
+    def __init__(self, images: Dataset, info: DataInfo, augment: Augment | None = None) -> None:
+        self.images = images
+        self.info = info
+        self.augment = augment
+
+    def __len__(self) -> int:
+        return len(self.images)  # pyright: ignore[reportArgumentType]
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        image, label = self.images[index]
+        if self.augment is not None:
+            image = self.augment(image)
+        return self.info.normalise(image), label

@@ -1,0 +1,37 @@
+"""Training: one engine, tasks, optimisers, schedules, run folders. Optional packages are imported when a run starts."""
+
+from kanvolution.train.checkpoint import Run, load_run, save_run
+from kanvolution.train.engine import FitResult, NonFiniteLossError, TrainerConfig, TrainingInterrupted, fit
+from kanvolution.train.job import run_job
+from kanvolution.train.optim import OPTIMS, create_optim, list_optims, register_optim
+from kanvolution.train.predict import Prediction, predict
+from kanvolution.train.schedule import SCHEDULES, create_schedule, list_schedules, register_schedule
+from kanvolution.train.tasks import TASKS, Classification, Task, create_task, list_tasks, register_task
+
+__all__ = [
+    "OPTIMS",
+    "SCHEDULES",
+    "TASKS",
+    "Classification",
+    "FitResult",
+    "NonFiniteLossError",
+    "Prediction",
+    "Run",
+    "Task",
+    "TrainerConfig",
+    "TrainingInterrupted",
+    "create_optim",
+    "create_schedule",
+    "create_task",
+    "fit",
+    "list_optims",
+    "list_schedules",
+    "list_tasks",
+    "load_run",
+    "predict",
+    "register_optim",
+    "register_schedule",
+    "register_task",
+    "run_job",
+    "save_run",
+]

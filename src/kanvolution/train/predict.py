@@ -1,0 +1,87 @@
+"""Classifying images with a saved run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kanvolution.checks import integer_at_least
+from kanvolution.data.images import fit_image, image_tensor, load_image
+from kanvolution.data.info import DataInfo
+from kanvolution.train.checkpoint import Run, load_run
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The likeliest classes of an image, best first, with their probabilities."""
+
+    classes: tuple[str, ...]
+    probabilities: tuple[float, ...]
+
+    @property
+    def label(self) -> str:
+        """The likeliest class."""
+        return self.classes[0]
+
+    @property
+    def probability(self) -> float:
+        """Its probability."""
+        return self.probabilities[0]
+
+
+def predict(
+    run: str | Path | Run,
+    images: Sequence[str | Path | Tensor | Any],
+    *,
+    top: int = 1,
+    invert: bool = False,
+    batch_size: int = 64,
+) -> list[Prediction]:
+    """Classify images as the run's validation images were: same channels, size and normalisation.
+
+    All images are read before the first is classified.
+
+    Args:
+        run: a run, or its folder.
+        images: paths of image files, PIL images, or tensors [C, H, W] (uint8, or floating point in [0, 1]).
+        top: how many classes to give for each image, at most as many as there are.
+        invert: swap light and dark first, for dark-on-light writing where the run was trained on light-on-dark.
+        batch_size: images classified at once.
+
+    Returns:
+        One prediction for each image, in order.
+
+    Raises:
+        ValueError: an image that cannot be read (the file is named) or has other channels, or no run there.
+    """
+    run = run if isinstance(run, Run) else load_run(run)
+    integer_at_least("top", top, 1)
+    integer_at_least("batch_size", batch_size, 1)
+    if not images:
+        return []
+    prepared = torch.stack([_prepare(image, run.info) for image in images])
+    prepared = run.info.normalise(1 - prepared if invert else prepared)
+    device = next((p.device for p in run.model.parameters()), torch.device("cpu"))
+    predictions: list[Prediction] = []
+    with torch.no_grad():
+        for batch in prepared.split(batch_size):
+            probabilities = run.model(batch.to(device)).float().softmax(1).cpu()
+            values, indices = probabilities.topk(min(top, run.info.num_classes))
+            for row, labels in zip(values.tolist(), indices.tolist(), strict=True):
+                predictions.append(Prediction(tuple(run.info.class_names[i] for i in labels), tuple(row)))
+    return predictions
+
+
+def _prepare(image: Any, info: DataInfo) -> Tensor:
+    if isinstance(image, (str, Path)):
+        return load_image(image, info.in_chans, info.image_size)
+    if not isinstance(image, Tensor):
+        return fit_image(image_tensor(image, info.in_chans), info.image_size)
+    if image.ndim != 3 or image.shape[0] != info.in_chans:
+        raise ValueError(f"image (shape {tuple(image.shape)}) must be [{info.in_chans}, H, W] for this run")
+    return fit_image(image, info.image_size)

@@ -1,0 +1,124 @@
+"""What a run prints: a live bar on a terminal, one line for each epoch elsewhere, and a table at the end."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from kanvolution.extras import require
+
+
+class Progress(Protocol):
+    """Told of the run's course by the engine."""
+
+    def start(self, title: str, epochs: int, steps: int) -> None:
+        """Before the first epoch of `steps` steps."""
+
+    def step(self, epoch: int, images: int) -> None:
+        """After a step on `images` images."""
+
+    def epoch(self, record: Mapping[str, Any]) -> None:
+        """After an epoch, with its line of metrics."""
+
+    def stop(self) -> None:
+        """Before anything else is printed, however the run ends."""
+
+
+class Silent:
+    """Prints nothing."""
+
+    def start(self, title: str, epochs: int, steps: int) -> None: ...
+
+    def step(self, epoch: int, images: int) -> None: ...
+
+    def epoch(self, record: Mapping[str, Any]) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+class Lines:
+    """One line for each epoch."""
+
+    def start(self, title: str, epochs: int, steps: int) -> None:
+        self.epochs = epochs
+        self.print(title)
+
+    def step(self, epoch: int, images: int) -> None: ...
+
+    def epoch(self, record: Mapping[str, Any]) -> None:
+        self.print(epoch_line(record, self.epochs))
+
+    def stop(self) -> None: ...
+
+    def print(self, text: str) -> None:
+        print(text, flush=True)
+
+
+class Bar(Lines):
+    """A live bar with the rate in images a second and the time left, under the lines of the epochs."""
+
+    def start(self, title: str, epochs: int, steps: int) -> None:
+        p = require("rich.progress", "train")
+        self._images = 0
+        self._bar = p.Progress(
+            p.TextColumn("{task.description}"),
+            p.BarColumn(),
+            p.TaskProgressColumn(),
+            p.TextColumn("{task.fields[rate]}"),
+            p.TextColumn("elapsed"),
+            p.TimeElapsedColumn(),
+            p.TextColumn("left"),
+            p.TimeRemainingColumn(),
+            transient=True,
+        )
+        self._bar.start()
+        self._task = self._bar.add_task(f"epoch 1/{epochs}", total=epochs * steps, rate="")
+        super().start(title, epochs, steps)
+
+    def step(self, epoch: int, images: int) -> None:
+        self._images += images
+        elapsed = self._bar.tasks[0].elapsed or 0.0
+        rate = f"{self._images / elapsed:.0f} images/s" if elapsed > 0 else ""
+        self._bar.update(self._task, advance=1, description=f"epoch {epoch}/{self.epochs}", rate=rate)
+
+    def stop(self) -> None:
+        if hasattr(self, "_bar"):
+            self._bar.stop()
+
+    def print(self, text: str) -> None:
+        self._bar.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def default_progress() -> Progress:
+    """A bar where stdout is a terminal, lines elsewhere."""
+    return Bar() if sys.stdout.isatty() else Lines()
+
+
+_LABELS = {"top1": ("top-1", 100, "{:.2f} %"), "top5": ("top-5", 100, "{:.2f} %"), "macro_auc": ("AUC", 1, "{:.4f}")}
+_SHOWN_APART = ("epoch", "lr", "train_loss", "seconds", "images_per_second")
+
+
+def epoch_line(record: Mapping[str, Any], epochs: int) -> str:
+    """One line of text from a line of `metrics.jsonl`."""
+    width = len(str(epochs))
+    parts = [f"epoch {record['epoch']:>{width}}/{epochs}", f"lr {record['lr']:.1e}"]
+    parts += [f"train loss {record['train_loss']:.4f}"]
+    parts += [_measure(key, value) for key, value in record.items() if key not in _SHOWN_APART]
+    parts += [f"{record['seconds']:.1f} s", f"{record['images_per_second']:.0f} images/s"]
+    return "  ".join(parts)
+
+
+def _measure(key: str, value: float | None) -> str:
+    name = key.removeprefix("val_")
+    label, factor, form = _LABELS.get(name, (key.replace("_", " "), 1, "{:.4f}"))
+    return f"{label} {'undefined' if value is None else form.format(value * factor)}"
+
+
+def summary(rows: Mapping[str, str]) -> None:
+    """Print a table of two columns."""
+    table = require("rich.table", "train").Table(show_header=False)
+    for name, value in rows.items():
+        table.add_row(name, value)
+    # Wider than any row: a path is to be copied, not cut to the width of the window.
+    require("rich.console", "train").Console(width=1000).print(table)
