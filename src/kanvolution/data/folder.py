@@ -54,7 +54,7 @@ def image_folder(
         ValueError: no such folder, fewer than two classes, an empty class folder, other classes in val/ than in train/,
             or an image that cannot be read (the file is named).
     """
-    root = Path(path)
+    root = Path(path).expanduser()
     integer_at_least("image_size", image_size, 1)
     if not root.is_dir():
         raise ValueError(f"data.path (={str(path)!r}) is not a folder; name one that holds a folder for each class")

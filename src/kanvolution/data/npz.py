@@ -38,14 +38,15 @@ def npz(path: str, val: str = "test") -> DataSets:
     """
     if val not in _PARTS:
         raise ValueError(unknown_name("part", val, _PARTS))
-    if not Path(path).is_file():
+    file = Path(path).expanduser()
+    if not file.is_file():
         raise ValueError(f"data.path (={str(path)!r}) is not a file; name an .npz file")
-    if not zipfile.is_zipfile(path):
+    if not zipfile.is_zipfile(file):
         raise ValueError(
             f"cannot use {str(path)!r}: it is no .npz archive, or a truncated one; write it with numpy.savez"
         )
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with np.load(file, allow_pickle=False) as arrays:
             names = _names(arrays.files, val)
             images, labels, val_images, val_labels = (arrays[name] for name in names)
             named = next((arrays[key] for key in ("class_names", "classes") if key in arrays.files), None)

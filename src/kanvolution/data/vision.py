@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ def _register(name: str, make: Callable[..., datasets.VisionDataset], augment: s
         parts = []
         for train in (True, False):
             try:
-                parts.append(make(path, train=train, download=download))
+                parts.append(make(Path(path).expanduser(), train=train, download=download))
             except RuntimeError as error:
                 raise ValueError(
                     f"{name} cannot be loaded from data.path (={path!r}): {error}. "

@@ -22,7 +22,7 @@ from kanvolution.train.checkpoint import parameter_count, save_config, save_weig
 from kanvolution.train.files import append_json_line, write_json, write_text
 from kanvolution.train.interrupt import StopFlag, stop_on_signal
 from kanvolution.train.optim import create_optim
-from kanvolution.train.progress import Progress, default_progress
+from kanvolution.train.progress import Progress, Silent, default_progress
 from kanvolution.train.run_folder import environment, make_run_folder
 from kanvolution.train.schedule import create_schedule
 from kanvolution.train.tasks import Task, create_task
@@ -139,6 +139,7 @@ def fit(
     create_schedule(schedule, trainer.epochs, trainer.epochs)
     progress = default_progress() if progress is None else progress
     with _accelerator(trainer, seed) as accelerator:
+        progress = progress if accelerator.is_main_process else Silent()
         loop = _Loop(accelerator, model, optimizer, schedule, data, task, trainer, progress)
         folder = Path()
         if accelerator.is_main_process:
@@ -159,10 +160,13 @@ def fit(
 def _accelerator(trainer: TrainerConfig, seed: int) -> Iterator[Any]:
     accelerate = require("accelerate", "train")
     state = require("accelerate.state", "train")
+    # Accelerate keeps its settings in class-wide state and refuses others later: every run starts anew, and a program
+    # that uses Accelerate itself finds its own again.
+    shared = [getattr(state, name)._shared_state for name in ("AcceleratorState", "PartialState", "GradientState")]
+    before = [dict(values) for values in shared]
+    for values in shared:
+        values.clear()
     accelerate.utils.set_seed(seed)
-    # Accelerate keeps its settings in class-wide state and refuses others later; every run starts anew.
-    state.AcceleratorState._reset_state(reset_partial_state=True)
-    state.GradientState._reset_state()
     try:
         yield accelerate.Accelerator(
             cpu=trainer.cpu,
@@ -170,8 +174,9 @@ def _accelerator(trainer: TrainerConfig, seed: int) -> Iterator[Any]:
             dataloader_config=accelerate.utils.DataLoaderConfiguration(use_seedable_sampler=True, data_seed=seed),
         )
     finally:
-        state.AcceleratorState._reset_state(reset_partial_state=True)
-        state.GradientState._reset_state()
+        for values, old in zip(shared, before, strict=True):
+            values.clear()
+            values.update(old)
 
 
 class _Loop:

@@ -62,7 +62,7 @@ def curves_figure(records: Sequence[Mapping[str, Any]], title: str = "") -> Any:
     if scored:
         accuracy = [100 * value for value in _numbers(records, "val_top1")]
         axes[1].plot(epochs, accuracy, marker=marker, markersize=3, color=_VAL)
-        axes[1].set(title=f"Validation accuracy, at last {accuracy[-1]:.2f} %", ylabel="top-1 (%)")
+        axes[1].set(title=f"Validation accuracy (last epoch: {accuracy[-1]:.2f} %)", ylabel="top-1 (%)")
     for axis in axes:
         axis.set_xlabel("epoch")
         axis.xaxis.get_major_locator().set_params(integer=True)

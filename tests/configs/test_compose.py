@@ -1,0 +1,130 @@
+import inspect
+
+import pytest
+
+import kanvolution as kv
+from kanvolution.configs import GROUPS, ConfigError, compose
+from kanvolution.configs.manual import manual
+from kanvolution.data import list_data
+
+
+def test_the_default_config_is_the_demo() -> None:
+    values = compose().values
+    assert values["model"]["name"] == "simple4" and values["conv"]["basis"] == "gram"
+    assert values["data"]["name"] == "digits" and values["seed"] == 0 and values["output_dir"] is None
+
+
+@pytest.mark.parametrize("basis", kv.list_bases())
+def test_every_basis_is_a_choice_with_its_options_and_defaults(basis: str) -> None:
+    conv = compose([f"conv={basis}", "conv.dropout=0.1"]).values["conv"]
+    assert kv.ConvSpec(**conv).basis == basis and conv["dropout"] == 0.1
+    for name, parameter in inspect.signature(kv.bases.BASES[basis]).parameters.items():
+        if name not in ("in_channels", "out_channels", "groups"):
+            default = list(parameter.default) if isinstance(parameter.default, tuple) else parameter.default
+            assert conv[name] == default
+
+
+def test_every_choice_of_every_group_composes() -> None:
+    for group, definition in GROUPS.items():
+        for choice in definition.names():
+            assert compose([f"{group}={choice}"], allow_missing=True).choices[group] == choice
+
+
+@pytest.mark.parametrize("experiment", ["mnist", "cifar10"])
+def test_every_experiment_composes(experiment: str) -> None:
+    values = compose([f"experiment={experiment}", "trainer.epochs=3"]).values
+    assert values["data"]["name"] == experiment and values["trainer"]["epochs"] == 3
+    assert values["schedule"]["name"] == "onecycle"
+
+
+def test_what_a_user_registers_is_a_choice_until_it_is_removed() -> None:
+    @kv.register_model("mine")
+    def mine(conv, num_classes: int, in_chans: int, width: int = 7):
+        """A model.
+
+        Args:
+            width: how wide it is.
+        """
+
+    try:
+        assert compose(["model=mine", "model.width=9"]).values["model"] == {"name": "mine", "width": 9}
+        assert "how wide it is" in manual(["model=mine"])
+        with pytest.raises(ConfigError, match="could not be converted to Integer"):
+            compose(["model=mine", "model.width=wide"])
+    finally:
+        kv.models.MODELS.unregister("mine")
+    with pytest.raises(ConfigError, match="unknown choice of model 'mine'"):
+        compose(["model=mine"])
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("conv.degre=2", "unknown key 'conv.degre'. Did you mean 'conv.degree'"),
+        ("trainer.epoch=2", "Did you mean 'trainer.epochs'"),
+        ("epochs=2", "Did you mean 'trainer.epochs'"),
+        ("lr=2", "Did you mean 'optim.lr'"),
+        ("optim.beta=2", "Did you mean 'optim.beta1'|Did you mean 'optim.beta2'"),
+        ("sed=2", "Did you mean 'seed'"),
+        ("dat=digits", "Did you mean 'data'"),
+        ("conv=grom", "unknown choice of conv 'grom'. Did you mean 'gram'"),
+        ("model=simpel4", "Did you mean 'simple4'"),
+        ("data=digit", "Did you mean 'digits'"),
+        ("optim=adam", "Did you mean 'adamw'"),
+        ("experiment=mnst", "Did you mean 'mnist'"),
+        ("trainer.epochs=two", "trainer.epochs: Value 'two' of type 'str' could not be converted to Integer"),
+        ("conv.degree=1.5", "conv.degree: Value '1.5'"),
+        ("optim.lr=null", "optim.lr"),
+        ("trainer.cpu=perhaps", "trainer.cpu: Value 'perhaps'"),
+        ("model.channels=[1,x]", "could not be converted to Integer"),
+        ("data=npz", "data.path has no default; pass data.path=VALUE"),
+        ("nonsense", "write key=value"),
+        ("conv=gram,spline", "holds several values"),
+        ("+conv.new=1", "none is added"),
+        ("~conv.degree", "none is added or removed"),
+        ("trainer=3", "unknown choice of trainer 3"),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_the_nearest(override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        compose([override])
+    assert "\n" not in str(caught.value)
+
+
+def test_options_of_the_norm_and_a_structure_are_given_as_dictionaries() -> None:
+    conv = compose(["conv.norm_options.eps=1e-3", "conv.structure={name: bottleneck, reduction: 2}"]).values["conv"]
+    spec = kv.ConvSpec(**conv)
+    assert spec.norm_options == {"eps": 1e-3} and spec.to_dict()["structure"]["reduction"] == 2
+
+
+def test_hydras_own_state_is_left_as_it_was() -> None:
+    from hydra.core.config_store import ConfigStore
+    from hydra.core.global_hydra import GlobalHydra
+
+    store = ConfigStore.instance()
+    store.store(group="model", name="of_another_program", node={"a": 1})
+    before = dict(store.repo)
+    try:
+        compose()
+        with pytest.raises(ConfigError):
+            compose(["conv=x"])
+        assert store.repo == before and not GlobalHydra.instance().is_initialized()
+    finally:
+        del store.repo["model"]
+
+
+def test_the_saved_text_is_the_config() -> None:
+    from omegaconf import OmegaConf
+
+    composed = compose(["conv=spline", "seed=3"])
+    assert OmegaConf.to_container(OmegaConf.create(composed.text)) == composed.values
+
+
+def test_the_manual_names_all_choices_and_all_keys_with_defaults() -> None:
+    text = manual()
+    for name in (*kv.list_bases(), *kv.list_models(), *list_data(), "adamw", "onecycle", "classification"):
+        assert name in text
+    for key in ("conv.degree=3", "trainer.epochs=", "optim.lr=", "seed=0", "output_dir=null", "data.augment=shift"):
+        assert f"\n  {key}" in text
+    assert "conv.grid_size=5" in manual(["conv=spline"])
+    assert "data.path=VALUE (must be given)" in manual(["data=npz"])
