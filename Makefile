@@ -12,11 +12,12 @@ help: ## list the targets
 demo: $(VENV)/.train ## train a 4-layer KAN network on handwritten digits (about a minute on 2 cores)
 	$(BIN)/kanvolution train
 
+# One process on each core, and one thread in each: threads of several processes would wait for one another.
 test: $(VENV)/.dev ## the test suite, without what is marked slow or gpu
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto
 
 test-all: $(VENV)/.dev ## the test suite with the slow tests
-	$(BIN)/python -m pytest -m "not gpu"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto -m "not gpu"
 
 lint: $(VENV)/.dev ## style and types
 	$(BIN)/ruff check .

@@ -14,9 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,12 +22,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from common import ROOT, cpu_name, git
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 import kanvolution as kv
 
-ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "structures_mnist"
 BASE_CHANNELS = (8, 16, 32, 64)
 SPECS: dict[str, kv.ConvSpec] = {
@@ -121,20 +119,6 @@ def run(name: str, budget: str, seed: int, options: argparse.Namespace) -> None:
     temporary.write_text(json.dumps(record, indent=1) + "\n")
     temporary.replace(file)
     print(f"{file.name}: {100 * record['top1']:.2f} % in {record['seconds']:.0f} s", flush=True)
-
-
-def git(*arguments: str) -> str:
-    done = subprocess.run(["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=False)
-    return done.stdout.strip()
-
-
-def cpu_name() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def table() -> str:

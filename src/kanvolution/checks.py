@@ -33,6 +33,13 @@ def probability(name: str, value: float) -> float:
     return float(value)
 
 
+def non_negative(name: str, value: float) -> float:
+    """`value` as float. Raises ValueError unless it is finite and >= 0."""
+    if not 0 <= value < float("inf"):
+        raise ValueError(f"{name} (={value}) must be finite and >= 0; 0 switches it off")
+    return float(value)
+
+
 def divisible(name: str, value: int, by_name: str, by: int) -> None:
     """Raises ValueError unless `by` divides `value`."""
     if value % by:

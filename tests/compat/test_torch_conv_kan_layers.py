@@ -37,9 +37,9 @@ def golden(name: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     return state, arrays
 
 
-def test_all_plain_cases_are_here() -> None:
-    assert {name for name in CASES if "bottleneck" not in name} <= set(HERE)
-    assert len(tck.LAYERS) == 27
+def test_all_cases_are_here() -> None:
+    assert set(CASES) == set(HERE)
+    assert len(tck.LAYERS) == 33
 
 
 @pytest.mark.parametrize("name", HERE)

@@ -144,7 +144,7 @@ class Basis(nn.Module, ABC):
         )
         return (values.square() @ density).mean(dim=(0, 1))
 
-    def initial_std(self, fan_in: int) -> Tensor:
+    def initial_std(self, fan_in: float) -> Tensor:
         """Standard deviations [K] for the weights of each function, so that a layer keeps unit variance.
 
         With `fan_in` terms (input channels of a group times kernel taps) for each function and standard-normal input,

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from kanvolution.bases import Basis, resolve_basis
 from kanvolution.checks import divisible, integer_at_least
+from kanvolution.layers.arguments import check_image, per_dimension
 from kanvolution.layers.initialization import init_weight
 from kanvolution.registry import unknown_name
 
@@ -50,7 +51,7 @@ class KANConvNd(nn.Module):
         TypeError: a value of the wrong type (also: an input that is not floating point).
         ValueError: a value out of range, an unknown basis or option, an input of other channels or dimensions.
 
-    Source: Drokin, "Kolmogorov-Arnold Convolutions: Design Principles and Empirical Studies", arXiv 2407.01092, eq. 4.
+    Source: Drokin, "Kolmogorov-Arnold Convolutions: Design Principles and Empirical Studies", arXiv 2407.01092.
 
     Example:
         >>> import torch, kanvolution as kv
@@ -84,9 +85,9 @@ class KANConvNd(nn.Module):
         self.groups = integer_at_least("groups", groups, 1)
         divisible("in_channels", in_channels, "groups", groups)
         divisible("out_channels", out_channels, "groups", groups)
-        self.kernel_size = self._per_dimension("kernel_size", kernel_size, 1)
-        self.stride = self._per_dimension("stride", stride, 1)
-        self.dilation = self._per_dimension("dilation", dilation, 1)
+        self.kernel_size = per_dimension("kernel_size", kernel_size, self.ndim, 1)
+        self.stride = per_dimension("stride", stride, self.ndim, 1)
+        self.dilation = per_dimension("dilation", dilation, self.ndim, 1)
         self.padding = self._check_padding(padding)
         if padding_mode not in _PADDING_MODES:
             raise ValueError(unknown_name("padding_mode", padding_mode, _PADDING_MODES))
@@ -105,7 +106,7 @@ class KANConvNd(nn.Module):
             nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        self._check_input(x)
+        check_image(x, self.ndim, self.in_channels, type(self).__name__)
         batched = x.ndim == self.ndim + 2
         if not batched:
             x = x.unsqueeze(0)
@@ -130,34 +131,14 @@ class KANConvNd(nn.Module):
                 amounts += [0, 0] if isinstance(self.padding, str) else [self.padding[i]] * 2
         return amounts
 
-    def _per_dimension(self, name: str, value: int | tuple[int, ...], minimum: int) -> tuple[int, ...]:
-        values = (value,) * self.ndim if isinstance(value, int) else tuple(value)
-        if len(values) != self.ndim:
-            raise ValueError(f"{name} (={value!r}) must be one integer or {self.ndim} of them")
-        return tuple(integer_at_least(name, v, minimum) for v in values)
-
     def _check_padding(self, padding: str | int | tuple[int, ...]) -> str | tuple[int, ...]:
         if not isinstance(padding, str):
-            return self._per_dimension("padding", padding, 0)
+            return per_dimension("padding", padding, self.ndim, 0)
         if padding not in _PADDINGS:
             raise ValueError(unknown_name("padding", padding, _PADDINGS))
         if padding == "same" and any(s != 1 for s in self.stride):
             raise ValueError(f"padding='same' needs stride 1, got stride (={self.stride}); pad by numbers instead")
         return padding
-
-    def _check_input(self, x: Tensor) -> None:
-        if not x.is_floating_point():
-            raise TypeError(f"input must be floating point, got {x.dtype}; convert it with x.float()")
-        if x.ndim not in (self.ndim + 1, self.ndim + 2):
-            raise ValueError(
-                f"input (shape {tuple(x.shape)}) must have {self.ndim + 2} dimensions [N, C, ...], "
-                f"or {self.ndim + 1} without the batch, for {type(self).__name__}"
-            )
-        channels = x.shape[-self.ndim - 1]
-        if channels != self.in_channels:
-            raise ValueError(
-                f"input (shape {tuple(x.shape)}) has {channels} channels, but in_channels is {self.in_channels}"
-            )
 
     def extra_repr(self) -> str:
         text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from kanvolution.bases import Basis, resolve_basis
 from kanvolution.checks import integer_at_least
+from kanvolution.layers.arguments import check_floating_point
 from kanvolution.layers.initialization import init_weight
 
 
@@ -66,8 +67,7 @@ class KANLinear(nn.Module):
             nn.init.zeros_(self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        if not x.is_floating_point():
-            raise TypeError(f"input must be floating point, got {x.dtype}; convert it with x.float()")
+        check_floating_point(x)
         if x.ndim < 1 or x.shape[-1] != self.in_features:
             raise ValueError(f"input (shape {tuple(x.shape)}) must end in in_features (={self.in_features}) channels")
         rows = x.reshape(-1, self.in_features)

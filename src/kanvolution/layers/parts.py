@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from kanvolution.layers.noise import MultiplicativeNoise, NoiseInjection
 from kanvolution.registry import unknown_name
 
 _BATCH = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
@@ -30,6 +31,13 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 }
 """Activations by name."""
 
+DROPOUTS: dict[str, Callable[[int, float], nn.Module]] = {
+    "dropout": lambda ndim, p: _DROPOUT[ndim](p),
+    "noise": lambda ndim, p: NoiseInjection(p, channel_dim=-ndim - 1),
+    "multiplicative_noise": lambda ndim, p: MultiplicativeNoise(p),
+}
+"""Dropouts and their like by name, from dimension and probability. "dropout" drops whole channels."""
+
 
 def make_norm(name: str, ndim: int, channels: int, **options: Any) -> nn.Module:
     """The norm registered as `name`. Raises ValueError for an unknown name."""
@@ -45,6 +53,8 @@ def make_activation(name: str) -> nn.Module:
     return ACTIVATIONS[name]()
 
 
-def make_dropout(ndim: int, p: float) -> nn.Module:
-    """Dropout of whole channels in `ndim` dimensions."""
-    return _DROPOUT[ndim](p)
+def make_dropout(ndim: int, p: float, kind: str = "dropout") -> nn.Module:
+    """The dropout registered as `kind`, for `ndim` dimensions. Raises ValueError for an unknown name."""
+    if kind not in DROPOUTS:
+        raise ValueError(unknown_name("dropout_kind", kind, DROPOUTS))
+    return DROPOUTS[kind](ndim, p)

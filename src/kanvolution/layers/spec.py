@@ -13,7 +13,7 @@ from kanvolution.bases import BASES, Basis, check_basis, create_basis
 from kanvolution.checks import integer_at_least, probability
 from kanvolution.layers.block import DROPOUT_SITES, NORM_SITES, KANConvNormAct
 from kanvolution.layers.conv import KAN_CONVOLUTIONS
-from kanvolution.layers.parts import ACTIVATIONS, NORMS, make_activation, make_dropout, make_norm
+from kanvolution.layers.parts import ACTIVATIONS, DROPOUTS, NORMS, make_activation, make_dropout, make_norm
 from kanvolution.layers.structures import ConvArguments, Structure, build_conv, structure_from_dict
 from kanvolution.registry import unknown_name
 
@@ -34,6 +34,8 @@ class ConvSpec:
         act: name of an activation, None for none, or "auto" for the basis' own (`Basis.activation`).
         dropout: probability in [0, 1).
         dropout_site: see `KANConvNormAct`.
+        dropout_kind: "dropout" (of whole channels), "noise" (`NoiseInjection`) or "multiplicative_noise"
+            (`MultiplicativeNoise`), all with the probability `dropout`.
         structure: a `Structure` (bottleneck, low rank, ...), its dictionary, or None for the plain layer.
         **options: options of the basis (`degree`, `grid_size`, ...).
 
@@ -56,6 +58,7 @@ class ConvSpec:
     act: str | None = "auto"
     dropout: float = 0.0
     dropout_site: str = "full"
+    dropout_kind: str = "dropout"
     structure: Structure | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
 
@@ -70,6 +73,7 @@ class ConvSpec:
         act: str | None = "auto",
         dropout: float = 0.0,
         dropout_site: str = "full",
+        dropout_kind: str = "dropout",
         structure: Structure | Mapping[str, Any] | None = None,
         **options: Any,
     ) -> None:
@@ -81,6 +85,7 @@ class ConvSpec:
             ("activation", None if act == "auto" else act, ACTIVATIONS),
             ("norm_site", norm_site, NORM_SITES),
             ("dropout_site", dropout_site, DROPOUT_SITES),
+            ("dropout_kind", dropout_kind, DROPOUTS),
         ):
             if value is not None and value not in known:
                 raise ValueError(unknown_name(kind, value, known))
@@ -93,6 +98,7 @@ class ConvSpec:
             "act": act,
             "dropout": probability("dropout", dropout),
             "dropout_site": dropout_site,
+            "dropout_kind": dropout_kind,
             "structure": structure_from_dict(structure) if isinstance(structure, Mapping) else structure,
             "options": {key: _plain(value) for key, value in options.items()},
         }
@@ -138,7 +144,7 @@ class ConvSpec:
             conv,
             norm,
             None if act is None else make_activation(act).to(device, dtype),
-            make_dropout(self.ndim, self.dropout) if self.dropout > 0 else None,
+            make_dropout(self.ndim, self.dropout, self.dropout_kind) if self.dropout > 0 else None,
             norm_site=self.norm_site,
             dropout_site=self.dropout_site,
         )
@@ -169,16 +175,23 @@ class ConvSpec:
         return cls(**rest, **values.get("options", {}))
 
 
-def resolve_conv(conv: str | Mapping[str, Any] | ConvFactory) -> ConvFactory:
+def resolve_conv(conv: str | Mapping[str, Any] | ConvFactory, ndim: int | None = None) -> ConvFactory:
     """A conv factory from the name of a basis, a `ConvSpec` dictionary, or a factory itself.
+
+    `ndim`, where given, is the dimension of the convolutions it must make.
 
     Raises:
         TypeError: none of these.
+        ValueError: an unknown name or option, or a `ConvSpec` of another dimension than `ndim`.
     """
     if isinstance(conv, str):
-        return ConvSpec(conv)
-    if isinstance(conv, Mapping):
-        return ConvSpec.from_dict(conv)
+        conv = ConvSpec(conv, ndim=ndim or 2)
+    elif isinstance(conv, Mapping):
+        conv = ConvSpec.from_dict(conv)
+    if isinstance(conv, ConvSpec) and ndim not in (None, conv.ndim):
+        raise ValueError(
+            f"conv (a ConvSpec of ndim={conv.ndim}) must have ndim={ndim}; pass ConvSpec(..., ndim={ndim})"
+        )
     if callable(conv):
         return conv
     raise TypeError(f"conv (={conv!r}) must be the name of a basis, a ConvSpec, or a callable with nn.Conv's arguments")

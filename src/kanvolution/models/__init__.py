@@ -1,6 +1,7 @@
 """Models by name. Importing this package registers the models it ships."""
 
+from kanvolution.models.kan import KAN
 from kanvolution.models.registry import MODELS, create_model, list_models, register_model
 from kanvolution.models.simple import SimpleNet
 
-__all__ = ["MODELS", "SimpleNet", "create_model", "list_models", "register_model"]
+__all__ = ["KAN", "MODELS", "SimpleNet", "create_model", "list_models", "register_model"]

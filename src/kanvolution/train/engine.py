@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from kanvolution.checks import integer_at_least
 from kanvolution.data.info import DataSets
 from kanvolution.extras import require
+from kanvolution.layers.collect import collect_losses
 from kanvolution.registry import unknown_name
 from kanvolution.train.checkpoint import parameter_count, save_config, save_weights
 from kanvolution.train.files import append_json_line, write_json, write_text
@@ -263,7 +264,8 @@ class _Loop:
         # On a GPU reading the loss waits for the device; look at it now and then.
         interval = 1 if self.accelerator.device.type == "cpu" else 20
         for step, (inputs, target) in enumerate(self.train_loader, start=1):
-            loss = self.task.loss(self.model(inputs), target)
+            # Experts and other modules hold balance losses of their own.
+            loss = self.task.loss(self.model(inputs), target) + collect_losses(self.raw_model)
             recent.append(loss.detach())
             if len(recent) == interval or step == self.steps_per_epoch:
                 total += self._checked_sum(recent, epoch, step)

@@ -7,11 +7,20 @@ strictly.
 What differs from the peer: groups are one grouped convolution, not a list; weights start variance-preserving; in
 training, dropout "poly" acts before the input map and not after; the Legendre layers map their input by tanh until a
 peer's checkpoint is loaded (see `BatchRangeLegendre`); the Bernstein layers compute Bernstein polynomials, where the
-peer's are all 1.
+peer's are all 1; the experts of a mixture start independent, and their gate's load is the paper's, where the peer
+compares logits with probabilities.
+
+The mixtures of experts, and they alone, return (y, loss), as the peer's do: see `PeerMixture`.
 """
 
+from kanvolution.compat.torch_conv_kan.attention import ATTENTIONS
+from kanvolution.compat.torch_conv_kan.experts import EXPERT_LAYERS, PeerMixture
 from kanvolution.compat.torch_conv_kan.layers import LAYERS, BatchRangeLegendre
+from kanvolution.compat.torch_conv_kan.networks import NETWORKS
 
+globals().update(ATTENTIONS)
+globals().update(NETWORKS)
 globals().update(LAYERS)
+globals().update(EXPERT_LAYERS)
 
-__all__ = ["BatchRangeLegendre", *LAYERS]  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = ["BatchRangeLegendre", "PeerMixture", *LAYERS, *EXPERT_LAYERS, *ATTENTIONS, *NETWORKS]  # pyright: ignore[reportUnsupportedDunderAll]

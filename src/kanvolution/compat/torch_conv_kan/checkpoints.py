@@ -9,10 +9,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kanvolution.layers import KANConvNormAct
+from kanvolution.layers import KANConvNormAct, MixtureOfExperts
+from kanvolution.layers.conv import KANConvNd
+from kanvolution.layers.structures import BottleneckConv
 
 # The peer's top-level entries of a layer; any of them marks a state dict as the peer's.
-_ROOTS = ("base_conv", "poly_weights", "poly_conv", "spline_conv", "relukan_conv", "wavelet_conv")
+_ROOTS = (
+    *("base_conv", "inner_proj", "out_proj"),
+    *("poly_weights", "poly_conv", "spline_conv", "relukan_conv", "wavelet_conv"),
+    *("experts", "w_gate", "w_noise"),
+)
 
 # Where our wavelets differ from the peer's by a constant factor, folded into the weights.
 _WAVELET_SIGNS = {"mexican_hat": -1.0}
@@ -38,6 +44,12 @@ class Reader:
         self.prefix = prefix
         self.missing: list[str] = []
         self.misshapen: list[str] = []
+
+    def below(self, prefix: str) -> Reader:
+        """A reader of the entries below a further prefix, which reports to the same lists."""
+        reader = Reader(self.state, self.prefix + prefix)
+        reader.missing, reader.misshapen = self.missing, self.misshapen
+        return reader
 
     def __contains__(self, name: str) -> bool:
         return self.prefix + name in self.state
@@ -155,15 +167,119 @@ LAYOUTS: dict[str, Layout] = {
 """How each family of the peer keeps the weights of its functions."""
 
 
+Part = Callable[[Reader, nn.Module], dict[str, Tensor]]
+"""Makes the state dict of a module of ours from the peer's entries. Objects, not closures: layers are pickled."""
+
+
+@dataclass(frozen=True)
+class Functions:
+    """A `KANConv`: the functions' weights by their layout, the base function's if it is one of ours, a norm inside."""
+
+    layout: str
+
+    def __call__(self, reader: Reader, conv: nn.Module) -> dict[str, Tensor]:
+        assert isinstance(conv, KANConvNd)
+        basis = conv.basis
+        s = _Shape(
+            conv.groups,
+            conv.in_channels // conv.groups,
+            conv.out_channels // conv.groups,
+            basis.num_functions,
+            conv.kernel_size,
+        )
+        weight, extra = LAYOUTS[self.layout](reader, basis, s)
+        if basis.base is not None:
+            base = reader.groups("base_conv.{}.weight", s.groups, s.outputs, s.inputs, *s.kernel)
+            weight = torch.cat([base.unsqueeze(2), weight.to(base)], dim=2)
+        entries = {f"basis.{key}": value for key, value in extra.items()}
+        entries["weight"] = weight.flatten(1, 2)
+        if basis.norm is not None:
+            entries |= _prefixed("basis.norm.", _norm_entries(reader, basis.norm, s.groups))
+        return entries
+
+
+@dataclass(frozen=True)
+class Bottlenecked:
+    """A `BottleneckConv` around a part: three grouped convolutions, which the peer keeps as one for each group."""
+
+    inner: Part
+
+    def __call__(self, reader: Reader, conv: nn.Module) -> dict[str, Tensor]:
+        assert isinstance(conv, BottleneckConv)
+        entries = _prefixed("conv.", self.inner(reader, conv.conv))
+        for ours, theirs in (("squeeze", "inner_proj"), ("unsqueeze", "out_proj"), ("base_conv", "base_conv")):
+            plain = getattr(conv, ours)
+            outputs, *shape = plain.weight.shape
+            entries[f"{ours}.weight"] = reader.groups(
+                theirs + ".{}.weight", plain.groups, outputs // plain.groups, *shape
+            )
+        return entries
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """A `MixtureOfExperts` of a part; `at` is where the peer keeps it inside its layer."""
+
+    expert: Part
+    at: str = ""
+
+    def __call__(self, reader: Reader, mixture: nn.Module) -> dict[str, Tensor]:
+        assert isinstance(mixture, MixtureOfExperts)
+        gate = mixture.gate
+        weights = ("w_gate", "w_noise")
+        shape = (gate.in_channels, gate.num_experts)
+        if self.at:  # the layer around it has a gate of its own, which it does not use
+            for name in weights:
+                reader.take(name, *shape)
+        reader = reader.below(self.at)
+        for constant in ("mean", "std"):
+            reader.take(constant, 1)
+        clean, noise = (reader.take(name, *shape).T for name in weights)
+        entries = {"gate.weight": clean}
+        if gate.noise_weight is not None:
+            entries["gate.noise_weight"] = noise
+        for i, expert in enumerate(mixture.experts):
+            entries |= _prefixed(f"experts.{i}.", self.expert(reader.below(f"experts.{i}."), expert))
+        return entries
+
+
+@dataclass(frozen=True)
+class Block:
+    """A `KANConvNormAct` around a part."""
+
+    conv: Part
+
+    def __call__(self, reader: Reader, block: nn.Module) -> dict[str, Tensor]:
+        assert isinstance(block, KANConvNormAct)
+        entries = _prefixed("conv.", self.conv(reader, block.conv))
+        groups = _groups(block.conv)
+        if block.norm is not None:
+            entries |= _prefixed("norm.", _norm_entries(reader, block.norm, groups))
+        if block.act is not None and list(block.act.parameters()):
+            entries["act.weight"] = reader.groups("prelus.{}.weight", groups, 1)
+        return entries
+
+
+@dataclass(frozen=True)
+class Child:
+    """A part that is a child of ours, where the peer's is the layer itself."""
+
+    name: str
+    part: Part
+
+    def __call__(self, reader: Reader, module: nn.Module) -> dict[str, Tensor]:
+        return _prefixed(f"{self.name}.", self.part(reader, module.get_submodule(self.name)))
+
+
 @dataclass(frozen=True)
 class PeerLoader:
-    """A load_state_dict pre-hook of a block: rewrites the peer's entries into the block's own, in place.
+    """A load_state_dict pre-hook of a layer: rewrites the peer's entries into the layer's own, in place.
 
     A state dict without the peer's keys is left as it is. Missing entries are reported under the peer's names, entries
     of another shape as errors; entries that are not used stay and so count as unexpected.
     """
 
-    layout: str
+    part: Part
 
     def __call__(
         self,
@@ -178,49 +294,34 @@ class PeerLoader:
     ) -> None:
         if not any(key.startswith(prefix) and key[len(prefix) :].split(".")[0] in _ROOTS for key in state):
             return
-        assert isinstance(layer, KANConvNormAct)
         reader = Reader(state, prefix)
-        converted = self._convert(reader, layer)
+        converted = self.part(reader, layer)
         missing.extend(reader.missing)
         if reader.misshapen:
             errors.append("torch-conv-kan checkpoint does not fit this layer: " + "; ".join(reader.misshapen))
         if reader.missing or reader.misshapen:  # reported above; our own entries are not to be reported as well
             converted = layer.state_dict()
-        for key, value in converted.items():
-            state[prefix + key] = value
-
-    def _convert(self, reader: Reader, layer: KANConvNormAct) -> dict[str, Tensor]:
-        conv, basis = layer.conv, layer.conv.basis
-        s = _Shape(
-            conv.groups,
-            conv.in_channels // conv.groups,
-            conv.out_channels // conv.groups,
-            basis.num_functions,
-            conv.kernel_size,
-        )
-        weight, extra = LAYOUTS[self.layout](reader, basis, s)
-        if basis.base is not None:
-            base = reader.groups("base_conv.{}.weight", s.groups, s.outputs, s.inputs, *s.kernel)
-            weight = torch.cat([base.unsqueeze(2), weight.to(base)], dim=2)
-        converted = {f"conv.basis.{key}": value for key, value in extra.items()}
-        converted["conv.weight"] = weight.flatten(1, 2)
-        for module, name in ((layer.norm, "norm."), (basis.norm, "conv.basis.norm.")):
-            if module is not None:
-                converted.update(_norm_entries(reader, module, name, s.groups))
-        if layer.act is not None and list(layer.act.parameters()):
-            converted["act.weight"] = reader.groups("prelus.{}.weight", s.groups, 1)
-        return converted
+        state.update(_prefixed(prefix, converted))
 
 
-def _norm_entries(reader: Reader, norm: nn.Module, name: str, groups: int) -> dict[str, Tensor]:
+def _prefixed(prefix: str, entries: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {prefix + key: value for key, value in entries.items()}
+
+
+def _groups(conv: nn.Module) -> int:
+    """The groups of the convolutions in `conv`; all of them have the same."""
+    return next(m.groups for m in conv.modules() if isinstance(m, KANConvNd))
+
+
+def _norm_entries(reader: Reader, norm: nn.Module, groups: int) -> dict[str, Tensor]:
     """The peer has one norm for each group; ours is one over all channels, or keeps them apart in `norms`."""
     entries: dict[str, Tensor] = {}
     for key, value in norm.state_dict().items():
         if key.startswith("norms."):
-            entries[name + key] = reader.take("layer_norm." + key.removeprefix("norms."), *value.shape)
+            entries[key] = reader.take("layer_norm." + key.removeprefix("norms."), *value.shape)
         elif value.ndim == 0:  # num_batches_tracked: the same for all groups
             counts = [reader.take(f"layer_norm.{group}.{key}") for group in range(groups)]
-            entries[name + key] = counts[0]
+            entries[key] = counts[0]
         else:
-            entries[name + key] = reader.groups(f"layer_norm.{{}}.{key}", groups, value.shape[0] // groups)
+            entries[key] = reader.groups(f"layer_norm.{{}}.{key}", groups, value.shape[0] // groups)
     return entries

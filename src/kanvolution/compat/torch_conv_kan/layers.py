@@ -1,10 +1,14 @@
-"""The layer factories `{KAN,FastKAN,KALN,KACN,KAGN,KAJN,KABN,ReLUKAN,WavKAN}Conv{1,2,3}DLayer`, from one table."""
+"""The layer factories `{KAN,FastKAN,KALN,KACN,KAGN,KAJN,KABN,ReLUKAN,WavKAN,BottleNeck...}Conv{1,2,3}DLayer`.
+
+They come from one table; those of the mixtures of experts are in `experts`.
+"""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,9 +17,17 @@ from torch import Tensor, nn
 from kanvolution import ops
 from kanvolution.bases import Basis, Gram, create_basis
 from kanvolution.checks import divisible, integer_at_least, probability
-from kanvolution.compat.torch_conv_kan.checkpoints import PeerLoader, gram_factors
-from kanvolution.layers import KAN_CONVOLUTIONS, KANConvNormAct
+from kanvolution.compat.torch_conv_kan.checkpoints import (
+    Block,
+    Bottlenecked,
+    Functions,
+    Part,
+    PeerLoader,
+    gram_factors,
+)
+from kanvolution.layers import Bottleneck, KANConvNormAct, Structure
 from kanvolution.layers.parts import make_dropout
+from kanvolution.layers.structures import ConvArguments, build_conv
 from kanvolution.registry import unknown_name
 
 _INSTANCE = {1: nn.InstanceNorm1d, 2: nn.InstanceNorm2d, 3: nn.InstanceNorm3d}
@@ -29,6 +41,7 @@ _BASE_FUNCTIONS = {
     nn.Sigmoid: "sigmoid",
     nn.Identity: "identity",
 }
+REQUIRED = inspect.Parameter.empty
 _WAV_VERSIONS = ("base", "fast", "fast_plus_one")
 _CONV = {"groups": 1, "padding": 0, "stride": 1, "dilation": 1}
 _DROPOUT = {"dropout": 0.0}
@@ -109,19 +122,25 @@ class Family:
         parameters: the peer's parameters after `kernel_size`, in its order, with their defaults ("norm_layer": None
             stands for the default norm).
         basis: (parameters, in_channels, out_channels, groups) -> the basis.
-        weights: where the peer keeps the functions' weights; a key of `checkpoints.LAYOUTS`.
+        weights: reads the peer's weights of the convolution.
         dropout_site, norm_site: see `KANConvNormAct`.
         act: groups -> activation, or None.
         norm: the default norms by dimension.
+        keywords: further parameters, which the peer takes by keyword only, with their defaults.
+        structure: parameters -> the structure of the convolution, or None.
+        dropout_kind: what the peer means by `dropout`; see `ConvSpec`.
     """
 
     parameters: Mapping[str, Any]
     basis: Callable[[Mapping[str, Any], dict[str, int]], Basis]
-    weights: str
+    weights: Part
     dropout_site: str
     act: Callable[[int], nn.Module] | None = None
     norm_site: str = "output"
     norm: Mapping[int, type[nn.Module]] | None = None
+    keywords: Mapping[str, Any] = field(default_factory=dict)
+    structure: Callable[[Mapping[str, Any]], Structure] | None = None
+    dropout_kind: str = "dropout"
 
 
 def _silu(_: int) -> nn.Module:
@@ -132,7 +151,8 @@ def _polynomial(name: str) -> Callable[[Mapping[str, Any], dict[str, int]], Basi
     return lambda p, shape: create_basis(name, **shape, degree=p["degree"])
 
 
-def _base_name(activation: Any) -> str:
+def base_function_name(activation: Any) -> str:
+    """Our name of a base function that the peer takes as a class of torch.nn. Raises ValueError for others."""
     if activation not in _BASE_FUNCTIONS:
         known = ", ".join(cls.__name__ for cls in _BASE_FUNCTIONS)
         raise ValueError(f"base_activation (={activation!r}) must be one of torch.nn's {known}")
@@ -142,7 +162,7 @@ def _base_name(activation: Any) -> str:
 def _grid(name: str) -> Callable[[Mapping[str, Any], dict[str, int]], Basis]:
     def make(p: Mapping[str, Any], shape: dict[str, int]) -> Basis:
         order = {"spline_order": p["spline_order"]} if "spline_order" in p else {}
-        base = _base_name(p["base_activation"])
+        base = base_function_name(p["base_activation"])
         return create_basis(name, **shape, grid_size=p["grid_size"], grid_range=p["grid_range"], base=base, **order)
 
     return make
@@ -176,7 +196,7 @@ FAMILIES: dict[str, Family] = {
             "norm_layer": None,
         },
         _grid("spline"),
-        weights="spline_conv",
+        weights=Functions("spline_conv"),
         dropout_site="output",
         act=GroupPReLU,
     ),
@@ -190,44 +210,65 @@ FAMILIES: dict[str, Family] = {
             "norm_layer": None,
         },
         _grid("rbf"),
-        weights="spline_conv",
+        weights=Functions("spline_conv"),
         dropout_site="poly",
         norm_site="functions",
     ),
     "KALN": Family(
         _DEGREE,
         lambda p, shape: BatchRangeLegendre(shape["in_channels"], shape["groups"], p["degree"]),
-        weights="poly_weights",
+        weights=Functions("poly_weights"),
         dropout_site="poly",
         act=_silu,
     ),
-    "KACN": Family(_DEGREE, _polynomial("chebyshev"), weights="poly_conv", dropout_site="output"),
-    "KAGN": Family(_DEGREE, _gram, weights="poly_weights", dropout_site="poly", act=_silu),
+    "KACN": Family(_DEGREE, _polynomial("chebyshev"), weights=Functions("poly_conv"), dropout_site="output"),
+    "KAGN": Family(_DEGREE, _gram, weights=Functions("poly_weights"), dropout_site="poly", act=_silu),
     "KAJN": Family(
         {**_DEGREE, "a": 1.0, "b": 1.0},
         lambda p, shape: create_basis("jacobi", **shape, degree=p["degree"], a=p["a"], b=p["b"]),
-        weights="poly_weights",
+        weights=Functions("poly_weights"),
         dropout_site="degree",
         act=_silu,
     ),
     "KABN": Family(
-        _DEGREE, _polynomial("bernstein"), weights="poly_weights_by_channel", dropout_site="poly", act=_silu
+        _DEGREE, _polynomial("bernstein"), weights=Functions("poly_weights_by_channel"), dropout_site="poly", act=_silu
     ),
     "ReLUKAN": Family(
         {"g": 5, "k": 3, "train_ab": True, **_CONV, **_DROPOUT, "norm_layer": None},
         lambda p, shape: create_basis("relu", **shape, grid_size=p["g"], overlap=p["k"], learnable=p["train_ab"]),
-        weights="relukan_conv",
+        weights=Functions("relukan_conv"),
         dropout_site="full",
         act=_silu,
     ),
     "WavKAN": Family(
         {**_CONV, **_DROPOUT, "wavelet_type": "mexican_hat", "norm_layer": None, "wav_version": "fast"},
         _wavelet,
-        weights="wavelet_conv",
+        weights=Functions("wavelet_conv"),
         dropout_site="poly",
         norm=_BATCH,
     ),
 }
+
+
+def _bottleneck(p: Mapping[str, Any]) -> Structure:
+    return Bottleneck(p["dim_reduction"], p["min_internal"])
+
+
+def bottleneck_family(plain: Family, **changes: Any) -> Family:
+    """The family of the bottlenecks around a plain one."""
+    common = {"structure": _bottleneck, "weights": Bottlenecked(plain.weights), "dropout_site": "full"}
+    return replace(plain, **{**common, **changes})
+
+
+FAMILIES["BottleNeckKAGN"] = bottleneck_family(
+    FAMILIES["KAGN"],
+    parameters={**_DEGREE, "dim_reduction": 4.0},
+    keywords={"min_internal": 16},
+    dropout_kind="noise",
+)
+FAMILIES["BottleNeckReLUKAN"] = bottleneck_family(
+    FAMILIES["ReLUKAN"], keywords={"dim_reduction": 4.0, "min_internal": 16}
+)
 
 
 def make_layer(
@@ -238,25 +279,29 @@ def make_layer(
     Raises:
         TypeError, ValueError: as `KANConv2d`; also an unknown base activation, wavelet or wavelet version.
     """
-    p = {**family.parameters, **{name: given.pop(name) for name in list(given) if name in family.parameters}}
+    known = {**family.parameters, **family.keywords}
+    p = {**known, **{name: given.pop(name) for name in list(given) if name in known}}
     groups = integer_at_least("groups", p["groups"], 1)
     divisible("input_dim", integer_at_least("input_dim", input_dim, 1), "groups", groups)
     divisible("output_dim", integer_at_least("output_dim", output_dim, 1), "groups", groups)
     p["_taps"] = kernel_size**ndim if isinstance(kernel_size, int) else torch.Size(kernel_size).numel()
-    basis = family.basis(p, {"in_channels": input_dim, "out_channels": output_dim, "groups": groups})
-    conv = KAN_CONVOLUTIONS[ndim](
-        input_dim, output_dim, kernel_size, p["stride"], p["padding"], p["dilation"], groups, bias=False, basis=basis
+
+    def make_basis(in_channels: int, out_channels: int, groups: int) -> Basis:
+        return family.basis(p, {"in_channels": in_channels, "out_channels": out_channels, "groups": groups})
+
+    arguments = ConvArguments(
+        input_dim, output_dim, kernel_size, p["stride"], p["padding"], p["dilation"], groups, bias=False
     )
     norm_class = p["norm_layer"] or (family.norm or _INSTANCE)[ndim]
     layer = KANConvNormAct(
-        conv,
+        build_conv(ndim, make_basis, arguments, None if family.structure is None else family.structure(p)),
         _make_norm(norm_class, output_dim if family.norm_site == "output" else input_dim, groups, given),
         None if family.act is None else family.act(groups),
-        make_dropout(ndim, p["dropout"]) if probability("dropout", p["dropout"]) > 0 else None,
+        make_dropout(ndim, p["dropout"], family.dropout_kind) if probability("dropout", p["dropout"]) > 0 else None,
         norm_site=family.norm_site,
         dropout_site=family.dropout_site,
     )
-    layer.register_load_state_dict_pre_hook(PeerLoader(family.weights))
+    layer.register_load_state_dict_pre_hook(PeerLoader(Block(family.weights)))
     return layer
 
 
@@ -266,42 +311,62 @@ def _make_norm(norm_class: Callable[..., nn.Module], channels: int, groups: int,
     return GroupwiseNorm([norm_class(channels // groups, **options) for _ in range(groups)])
 
 
-def _factory(name: str, family: Family, ndim: int) -> Callable[..., KANConvNormAct]:
-    default_norm = (family.norm or _INSTANCE)[ndim]
-    names = list(family.parameters)
+def peer_factory(
+    name: str, parameters: Mapping[str, Any], rest: str, make: Callable[..., nn.Module], result: type[nn.Module]
+) -> Callable[..., Any]:
+    """`make` by the peer's name and signature.
 
-    def factory(input_dim: int, output_dim: int, *args: Any, **kwargs: Any) -> KANConvNormAct:
+    Args:
+        name: of the peer's class.
+        parameters: the peer's, in its order, with their defaults (`REQUIRED` for none).
+        rest: the name of its further keyword arguments.
+        make: takes all of them by keyword.
+        result: what it returns.
+    """
+    required = [key for key, default in parameters.items() if default is REQUIRED]
+
+    def factory(*args: Any, **kwargs: Any) -> nn.Module:
         # Early versions of the peer had kernel_size after the family's own parameter, and its README still calls them
-        # so: where kernel_size comes by keyword, the positional arguments are the ones behind it.
-        order = names if "kernel_size" in kwargs else ["kernel_size", *names]
+        # so: where a required kernel_size comes by keyword, the positional arguments are the ones behind it.
+        order = [key for key in parameters if key != "kernel_size" or key not in required or key not in kwargs]
         if len(args) > len(order):
-            raise TypeError(f"{name} takes at most {len(order) + 2} positional arguments, got {len(args) + 2}")
+            raise TypeError(f"{name} takes at most {len(order)} positional arguments, got {len(args)}")
         for key, value in zip(order, args, strict=False):
             if key in kwargs:
                 raise TypeError(f"{name} got two values for {key!r}")
             kwargs[key] = value
-        if "kernel_size" not in kwargs:
-            raise TypeError(f"{name} needs kernel_size, e.g. kernel_size=3")
-        return make_layer(family, ndim, input_dim, output_dim, **kwargs)
+        for key in required:
+            if key not in kwargs:
+                raise TypeError(f"{name} needs {key}, e.g. {key}=3")
+        return make(**kwargs)
 
     kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    parameters = [inspect.Parameter(key, kind) for key in ("input_dim", "output_dim", "kernel_size")]
-    for key, default in family.parameters.items():
-        parameters.append(inspect.Parameter(key, kind, default=default_norm if key == "norm_layer" else default))
-    parameters.append(inspect.Parameter("norm_kwargs", inspect.Parameter.VAR_KEYWORD))
-    factory.__signature__ = inspect.Signature(parameters, return_annotation=KANConvNormAct)  # type: ignore[attr-defined]
+    signature = [inspect.Parameter(key, kind, default=default) for key, default in parameters.items()]
+    signature.append(inspect.Parameter(rest, inspect.Parameter.VAR_KEYWORD))
+    factory.__signature__ = inspect.Signature(signature, return_annotation=result)  # type: ignore[attr-defined]
     factory.__name__ = factory.__qualname__ = name
     factory.__module__ = "kanvolution.compat.torch_conv_kan"
     factory.__doc__ = (
-        f"torch-conv-kan's {name}: a block of the same function, which loads its state dict.\n\n"
+        f"torch-conv-kan's {name}: a `{result.__name__}` of the same function, which loads its state dict.\n\n"
         "Args are the peer's; `norm_layer(channels, **norm_kwargs)` makes the norm. Raises ValueError or TypeError for "
         "values out of range, as `KANConv2d` does."
     )
     return factory
 
 
+def layer_parameters(family: Family, ndim: int) -> dict[str, Any]:
+    """The parameters of a family's layer of a dimension, for `peer_factory`."""
+    parameters = {"input_dim": REQUIRED, "output_dim": REQUIRED, "kernel_size": REQUIRED, **family.parameters}
+    return {**parameters, "norm_layer": (family.norm or _INSTANCE)[ndim]}
+
+
+def _layer_factory(name: str, family: Family, ndim: int) -> Callable[..., KANConvNormAct]:
+    make = partial(make_layer, family, ndim)
+    return peer_factory(name, layer_parameters(family, ndim), "norm_kwargs", make, KANConvNormAct)
+
+
 LAYERS: dict[str, Callable[..., KANConvNormAct]] = {
-    f"{stem}Conv{ndim}DLayer": _factory(f"{stem}Conv{ndim}DLayer", family, ndim)
+    f"{stem}Conv{ndim}DLayer": _layer_factory(f"{stem}Conv{ndim}DLayer", family, ndim)
     for stem, family in FAMILIES.items()
     for ndim in (1, 2, 3)
 }

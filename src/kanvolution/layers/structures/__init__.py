@@ -1,6 +1,7 @@
 """Structures: one convolution made of others, for any basis and dimension. They are data and nest."""
 
 from kanvolution.layers.structures.bottleneck import Bottleneck, BottleneckConv
+from kanvolution.layers.structures.experts import Experts, MixtureOfExperts, NoisyTopKGate
 from kanvolution.layers.structures.low_rank import LowRank
 from kanvolution.layers.structures.separable import Separable
 from kanvolution.layers.structures.structure import (
@@ -17,7 +18,10 @@ __all__ = [
     "Bottleneck",
     "BottleneckConv",
     "ConvArguments",
+    "Experts",
     "LowRank",
+    "MixtureOfExperts",
+    "NoisyTopKGate",
     "Separable",
     "Structure",
     "build_conv",

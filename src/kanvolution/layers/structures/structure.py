@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import nn
@@ -78,10 +78,13 @@ class Structure(ABC):
 STRUCTURES: Registry[type[Structure]] = Registry("structure")
 
 
-def register_structure(name: str) -> Callable[[type[Structure]], type[Structure]]:
+S = TypeVar("S", bound=type[Structure])
+
+
+def register_structure(name: str) -> Callable[[S], S]:
     """Class decorator: makes a `Structure` available to `ConvSpec` dictionaries and configs by name."""
 
-    def enter(cls: type[Structure]) -> type[Structure]:
+    def enter(cls: S) -> S:
         STRUCTURES.register(name)(cls)
         cls.name = name
         return cls

@@ -1,0 +1,206 @@
+"""The transposed Kolmogorov-Arnold convolution: a drop-in for nn.ConvTranspose1d, 2d and 3d."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from kanvolution.bases import Basis, resolve_basis
+from kanvolution.checks import divisible, integer_at_least
+from kanvolution.layers.arguments import check_image, per_dimension
+from kanvolution.layers.initialization import init_weight
+from kanvolution.registry import unknown_name
+
+_CONVOLUTIONS: dict[int, Callable[..., Tensor]] = {
+    1: F.conv_transpose1d,
+    2: F.conv_transpose2d,
+    3: F.conv_transpose3d,
+}
+_PADDING_MODES = ("zeros",)
+
+
+class KANConvTransposeNd(nn.Module):
+    """y[o, stride p + dilation t - padding] = bias[o] + sum over all such (c, p, t) of phi_{o,c,t}(x[c, p]).
+
+    phi_{o,c,t}(x) = sum_k W[o, c, k, t] B_k(x). Takes the arguments of nn.ConvTranspose{n}d in their order and with
+    their meaning, and a basis. Computed as an expansion of x in the K functions of the basis and one grouped transposed
+    convolution. `weight` has the layout of `KANConvNd`, [out_channels, in_channels / groups * K, *kernel_size], where
+    nn.ConvTranspose has [in_channels, out_channels / groups, *kernel_size].
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        kernel_size: one integer or one for each dimension, >= 1.
+        stride: one integer or one for each dimension, >= 1.
+        padding: one integer or one for each dimension, >= 0: by how much each side of the output is cut.
+        output_padding: one integer or one for each dimension, >= 0: by how much one side of the output is extended;
+            smaller than the stride or the dilation.
+        groups: number of groups; divides in_channels and out_channels.
+        bias: whether a learned bias is added.
+        dilation: one integer or one for each dimension, >= 1.
+        padding_mode: "zeros".
+        device, dtype: of the parameters.
+        basis: name of a registered basis, or a `Basis` made for these channels.
+        **basis_options: options of the named basis (`degree`, `grid_size`, ...).
+
+    Shape:
+        input [N, in_channels, *S] or [in_channels, *S]; output [N, out_channels, *S'] or [out_channels, *S'] with
+        S' = (S - 1) stride - 2 padding + dilation (kernel_size - 1) + output_padding + 1.
+
+    Raises:
+        TypeError: a value of the wrong type (also: an input that is not floating point).
+        ValueError: a value out of range, an unknown basis or option, an input of other channels or dimensions, an
+            output_size that no output_padding gives.
+
+    Source: the layer of arXiv 2407.01092 with the transposed convolution in place of the convolution.
+
+    Example:
+        >>> import torch, kanvolution as kv
+        >>> up = kv.KANConvTranspose2d(64, 32, 4, stride=2, padding=1, basis="gram", degree=3)
+        >>> up(torch.randn(2, 64, 8, 8)).shape
+        torch.Size([2, 32, 16, 16])
+    """
+
+    ndim: ClassVar[int]
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, ...],
+        stride: int | tuple[int, ...] = 1,
+        padding: int | tuple[int, ...] = 0,
+        output_padding: int | tuple[int, ...] = 0,
+        groups: int = 1,
+        bias: bool = True,
+        dilation: int | tuple[int, ...] = 1,
+        padding_mode: str = "zeros",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+        *,
+        basis: str | Basis = "gram",
+        **basis_options: Any,
+    ) -> None:
+        super().__init__()
+        self.in_channels = integer_at_least("in_channels", in_channels, 1)
+        self.out_channels = integer_at_least("out_channels", out_channels, 1)
+        self.groups = integer_at_least("groups", groups, 1)
+        divisible("in_channels", in_channels, "groups", groups)
+        divisible("out_channels", out_channels, "groups", groups)
+        self.kernel_size = per_dimension("kernel_size", kernel_size, self.ndim, 1)
+        self.stride = per_dimension("stride", stride, self.ndim, 1)
+        self.padding = per_dimension("padding", padding, self.ndim, 0)
+        self.dilation = per_dimension("dilation", dilation, self.ndim, 1)
+        self.output_padding = per_dimension("output_padding", output_padding, self.ndim, 0)
+        for extra, step, spread in zip(self.output_padding, self.stride, self.dilation, strict=True):
+            if extra >= max(step, spread):
+                raise ValueError(
+                    f"output_padding (={output_padding}) must be smaller than stride (={stride}) or dilation "
+                    f"(={dilation}); pass {max(step, spread) - 1} or less"
+                )
+        if padding_mode not in _PADDING_MODES:
+            raise ValueError(unknown_name("padding_mode of a transposed convolution", padding_mode, _PADDING_MODES))
+        self.padding_mode = padding_mode
+        self.basis = resolve_basis(basis, basis_options, in_channels, out_channels, groups).to(device, dtype)
+        shape = (out_channels, in_channels // groups * self.basis.size, *self.kernel_size)
+        self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+        self.bias = nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype)) if bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Initialise so that standard-normal input gives output of variance one; the bias starts at zero.
+
+        An output sees in_channels / groups * prod(kernel_size / stride) terms on average; where the stride exceeds the
+        kernel, those that see any see one in that dimension.
+        """
+        self.basis.reset_parameters()
+        unseen = math.prod(min(s, k) for s, k in zip(self.stride, self.kernel_size, strict=True))
+        init_weight(self.weight, self.basis, gain=unseen**0.5)
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def forward(self, x: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
+        """x and, where wanted, the size of the output: S' or the whole shape, as nn.ConvTranspose takes it."""
+        check_image(x, self.ndim, self.in_channels, type(self).__name__)
+        batched = x.ndim == self.ndim + 2
+        if not batched:
+            x = x.unsqueeze(0)
+        extra = self.output_padding if output_size is None else self._extra(x, output_size, batched)
+        y = self.basis.contract(x, self.weight, self.bias, partial(self._convolve, extra), self.groups)
+        return y if batched else y.squeeze(0)
+
+    def _convolve(
+        self, output_padding: tuple[int, ...], expanded: Tensor, weight: Tensor, bias: Tensor | None, groups: int
+    ) -> Tensor:
+        # torch's layout: [G, O/G, I, ...] -> [G, I, O/G, ...] -> [G*I, O/G, ...].
+        swapped = weight.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
+        convolution = _CONVOLUTIONS[self.ndim]
+        return convolution(expanded, swapped, bias, self.stride, self.padding, output_padding, groups, self.dilation)
+
+    def _extra(self, x: Tensor, output_size: Sequence[int], batched: bool) -> tuple[int, ...]:
+        """The output_padding that gives `output_size`."""
+        if len(output_size) not in (self.ndim, self.ndim + 1 + batched):
+            raise ValueError(
+                f"output_size (={tuple(output_size)}) must have {self.ndim} entries, one for each dimension of space, "
+                f"or {self.ndim + 1 + batched}, those of the whole output"
+            )
+        wanted = tuple(output_size)[-self.ndim :]
+        least = [
+            (size - 1) * s - 2 * p + d * (k - 1) + 1
+            for size, s, p, d, k in zip(
+                x.shape[2:], self.stride, self.padding, self.dilation, self.kernel_size, strict=True
+            )
+        ]
+        for size, low, step in zip(wanted, least, self.stride, strict=True):
+            if not low <= size < low + step:
+                most = tuple(low + step - 1 for low, step in zip(least, self.stride, strict=True))
+                raise ValueError(
+                    f"output_size (={wanted}) must be between {tuple(least)} and {most} for an input of size "
+                    f"{tuple(x.shape[2:])}; change padding or kernel_size for another size"
+                )
+        return tuple(size - low for size, low in zip(wanted, least, strict=True))
+
+    def extra_repr(self) -> str:
+        text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
+        defaults: dict[str, Any] = {
+            "padding": (0,) * self.ndim,
+            "output_padding": (0,) * self.ndim,
+            "groups": 1,
+            "dilation": (1,) * self.ndim,
+        }
+        for name, default in defaults.items():
+            if getattr(self, name) != default:
+                text += f", {name}={getattr(self, name)!r}"
+        return text if self.bias is not None else f"{text}, bias=False"
+
+
+class KANConvTranspose1d(KANConvTransposeNd):
+    """The 1-dimensional transposed layer: nn.ConvTranspose1d with a basis. See `KANConvTransposeNd`."""
+
+    ndim = 1
+
+
+class KANConvTranspose2d(KANConvTransposeNd):
+    """The 2-dimensional transposed layer: nn.ConvTranspose2d with a basis. See `KANConvTransposeNd`."""
+
+    ndim = 2
+
+
+class KANConvTranspose3d(KANConvTransposeNd):
+    """The 3-dimensional transposed layer: nn.ConvTranspose3d with a basis. See `KANConvTransposeNd`."""
+
+    ndim = 3
+
+
+KAN_TRANSPOSED_CONVOLUTIONS: dict[int, type[KANConvTransposeNd]] = {
+    1: KANConvTranspose1d,
+    2: KANConvTranspose2d,
+    3: KANConvTranspose3d,
+}
+"""The layer of each dimension."""
