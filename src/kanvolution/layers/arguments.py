@@ -1,4 +1,4 @@
-"""Checks of the arguments and inputs that all convolutions share."""
+"""Checks of the arguments and inputs that several layers share."""
 
 from __future__ import annotations
 
@@ -19,16 +19,3 @@ def check_floating_point(x: Tensor) -> None:
     """Raises TypeError unless x is floating point."""
     if not x.is_floating_point():
         raise TypeError(f"input must be floating point, got {x.dtype}; convert it with x.float()")
-
-
-def check_image(x: Tensor, ndim: int, in_channels: int, layer: str) -> None:
-    """Raises TypeError or ValueError unless x is floating point of shape [N, in_channels, *S] or [in_channels, *S]."""
-    check_floating_point(x)
-    if x.ndim not in (ndim + 1, ndim + 2):
-        raise ValueError(
-            f"input (shape {tuple(x.shape)}) must have {ndim + 2} dimensions [N, C, ...], "
-            f"or {ndim + 1} without the batch, for {layer}"
-        )
-    channels = x.shape[-ndim - 1]
-    if channels != in_channels:
-        raise ValueError(f"input (shape {tuple(x.shape)}) has {channels} channels, but in_channels is {in_channels}")

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from kanvolution.bases import Basis, resolve_basis
-from kanvolution.checks import divisible, integer_at_least
-from kanvolution.layers.arguments import check_image, per_dimension
-from kanvolution.layers.initialization import init_weight
+from kanvolution.bases import Basis
+from kanvolution.layers.arguments import per_dimension
+from kanvolution.layers.layer import KANImageLayer
 from kanvolution.registry import unknown_name
 
 _CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
@@ -19,7 +18,7 @@ _PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 _PADDINGS = ("same", "valid")
 
 
-class KANConvNd(nn.Module):
+class KANConvNd(KANImageLayer):
     """y[o, p] = bias[o] + sum_{c, t} phi_{o,c,t}(x[c, p + t]) with phi_{o,c,t}(x) = sum_k W[o, c, k, t] B_k(x).
 
     Takes the arguments of nn.Conv{n}d with their meaning, and a basis. Computed as an expansion of x in the K functions
@@ -60,8 +59,6 @@ class KANConvNd(nn.Module):
         torch.Size([2, 128, 16, 16])
     """
 
-    ndim: ClassVar[int]
-
     def __init__(
         self,
         in_channels: int,
@@ -80,33 +77,16 @@ class KANConvNd(nn.Module):
         **basis_options: Any,
     ) -> None:
         super().__init__()
-        self.in_channels = integer_at_least("in_channels", in_channels, 1)
-        self.out_channels = integer_at_least("out_channels", out_channels, 1)
-        self.groups = integer_at_least("groups", groups, 1)
-        divisible("in_channels", in_channels, "groups", groups)
-        divisible("out_channels", out_channels, "groups", groups)
-        self.kernel_size = per_dimension("kernel_size", kernel_size, self.ndim, 1)
-        self.stride = per_dimension("stride", stride, self.ndim, 1)
-        self.dilation = per_dimension("dilation", dilation, self.ndim, 1)
+        self._set_sizes(in_channels, out_channels, kernel_size, stride, dilation, groups)
         self.padding = self._check_padding(padding)
         if padding_mode not in _PADDING_MODES:
             raise ValueError(unknown_name("padding_mode", padding_mode, _PADDING_MODES))
         self.padding_mode = padding_mode
-        self.basis = resolve_basis(basis, basis_options, in_channels, out_channels, groups).to(device, dtype)
-        shape = (out_channels, in_channels // groups * self.basis.size, *self.kernel_size)
-        self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
-        self.bias = nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype)) if bias else None
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Initialise so that standard-normal input gives output of variance one; the bias starts at zero."""
-        self.basis.reset_parameters()
-        init_weight(self.weight, self.basis)
-        if self.bias is not None:
-            nn.init.zeros_(self.bias)
+        sizes = (in_channels, out_channels)
+        self._make_parameters(sizes, groups, self.kernel_size, bias, basis, basis_options, device, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        check_image(x, self.ndim, self.in_channels, type(self).__name__)
+        self._check_input(x)
         batched = x.ndim == self.ndim + 2
         if not batched:
             x = x.unsqueeze(0)
@@ -139,19 +119,6 @@ class KANConvNd(nn.Module):
         if padding == "same" and any(s != 1 for s in self.stride):
             raise ValueError(f"padding='same' needs stride 1, got stride (={self.stride}); pad by numbers instead")
         return padding
-
-    def extra_repr(self) -> str:
-        text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
-        defaults: dict[str, Any] = {
-            "padding": (0,) * self.ndim,
-            "dilation": (1,) * self.ndim,
-            "groups": 1,
-            "padding_mode": "zeros",
-        }
-        for name, default in defaults.items():
-            if getattr(self, name) != default:
-                text += f", {name}={getattr(self, name)!r}"
-        return text if self.bias is not None else f"{text}, bias=False"
 
 
 class KANConv1d(KANConvNd):

@@ -5,16 +5,16 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from kanvolution.bases import Basis, resolve_basis
+from kanvolution.bases import Basis
 from kanvolution.checks import integer_at_least
 from kanvolution.layers.arguments import check_floating_point
-from kanvolution.layers.initialization import init_weight
+from kanvolution.layers.layer import KANLayer
 
 
-class KANLinear(nn.Module):
+class KANLinear(KANLayer):
     """y[o] = bias[o] + sum_c phi_{o,c}(x[c]) with phi_{o,c}(x) = sum_k W[o, c*K + k] B_k(x).
 
     Args:
@@ -53,18 +53,8 @@ class KANLinear(nn.Module):
         super().__init__()
         self.in_features = integer_at_least("in_features", in_features, 1)
         self.out_features = integer_at_least("out_features", out_features, 1)
-        self.basis = resolve_basis(basis, basis_options, in_features, out_features, 1).to(device, dtype)
-        shape = (out_features, in_features * self.basis.size)
-        self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
-        self.bias = nn.Parameter(torch.empty(out_features, device=device, dtype=dtype)) if bias else None
-        self.reset_parameters()
-
-    def reset_parameters(self) -> None:
-        """Initialise so that standard-normal input gives output of variance one; the bias starts at zero."""
-        self.basis.reset_parameters()
-        init_weight(self.weight, self.basis)
-        if self.bias is not None:
-            nn.init.zeros_(self.bias)
+        sizes = (in_features, out_features)
+        self._make_parameters(sizes, 1, (), bias, basis, basis_options, device, dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         check_floating_point(x)

@@ -5,16 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from kanvolution.bases import Basis, resolve_basis
-from kanvolution.checks import divisible, integer_at_least
-from kanvolution.layers.arguments import check_image, per_dimension
-from kanvolution.layers.initialization import init_weight
+from kanvolution.bases import Basis
+from kanvolution.layers.arguments import per_dimension
+from kanvolution.layers.layer import KANImageLayer
 from kanvolution.registry import unknown_name
 
 _CONVOLUTIONS: dict[int, Callable[..., Tensor]] = {
@@ -25,7 +24,7 @@ _CONVOLUTIONS: dict[int, Callable[..., Tensor]] = {
 _PADDING_MODES = ("zeros",)
 
 
-class KANConvTransposeNd(nn.Module):
+class KANConvTransposeNd(KANImageLayer):
     """y[o, stride p + dilation t - padding] = bias[o] + sum over all such (c, p, t) of phi_{o,c,t}(x[c, p]).
 
     phi_{o,c,t}(x) = sum_k W[o, c, k, t] B_k(x). Takes the arguments of nn.ConvTranspose{n}d in their order and with
@@ -67,8 +66,6 @@ class KANConvTransposeNd(nn.Module):
         torch.Size([2, 32, 16, 16])
     """
 
-    ndim: ClassVar[int]
-
     def __init__(
         self,
         in_channels: int,
@@ -88,15 +85,8 @@ class KANConvTransposeNd(nn.Module):
         **basis_options: Any,
     ) -> None:
         super().__init__()
-        self.in_channels = integer_at_least("in_channels", in_channels, 1)
-        self.out_channels = integer_at_least("out_channels", out_channels, 1)
-        self.groups = integer_at_least("groups", groups, 1)
-        divisible("in_channels", in_channels, "groups", groups)
-        divisible("out_channels", out_channels, "groups", groups)
-        self.kernel_size = per_dimension("kernel_size", kernel_size, self.ndim, 1)
-        self.stride = per_dimension("stride", stride, self.ndim, 1)
+        self._set_sizes(in_channels, out_channels, kernel_size, stride, dilation, groups)
         self.padding = per_dimension("padding", padding, self.ndim, 0)
-        self.dilation = per_dimension("dilation", dilation, self.ndim, 1)
         self.output_padding = per_dimension("output_padding", output_padding, self.ndim, 0)
         for extra, step, spread in zip(self.output_padding, self.stride, self.dilation, strict=True):
             if extra >= max(step, spread):
@@ -107,27 +97,17 @@ class KANConvTransposeNd(nn.Module):
         if padding_mode not in _PADDING_MODES:
             raise ValueError(unknown_name("padding_mode of a transposed convolution", padding_mode, _PADDING_MODES))
         self.padding_mode = padding_mode
-        self.basis = resolve_basis(basis, basis_options, in_channels, out_channels, groups).to(device, dtype)
-        shape = (out_channels, in_channels // groups * self.basis.size, *self.kernel_size)
-        self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
-        self.bias = nn.Parameter(torch.empty(out_channels, device=device, dtype=dtype)) if bias else None
-        self.reset_parameters()
+        sizes = (in_channels, out_channels)
+        self._make_parameters(sizes, groups, self.kernel_size, bias, basis, basis_options, device, dtype)
 
-    def reset_parameters(self) -> None:
-        """Initialise so that standard-normal input gives output of variance one; the bias starts at zero.
-
-        An output sees in_channels / groups * prod(kernel_size / stride) terms on average; where the stride exceeds the
-        kernel, those that see any see one in that dimension.
-        """
-        self.basis.reset_parameters()
-        unseen = math.prod(min(s, k) for s, k in zip(self.stride, self.kernel_size, strict=True))
-        init_weight(self.weight, self.basis, gain=unseen**0.5)
-        if self.bias is not None:
-            nn.init.zeros_(self.bias)
+    def _gain(self) -> float:
+        # An output sees in_channels / groups * prod(kernel_size / stride) terms on average; where the stride exceeds
+        # the kernel, those that see any see one in that dimension.
+        return math.prod(min(s, k) for s, k in zip(self.stride, self.kernel_size, strict=True)) ** 0.5
 
     def forward(self, x: Tensor, output_size: Sequence[int] | None = None) -> Tensor:
         """x and, where wanted, the size of the output: S' or the whole shape, as nn.ConvTranspose takes it."""
-        check_image(x, self.ndim, self.in_channels, type(self).__name__)
+        self._check_input(x)
         batched = x.ndim == self.ndim + 2
         if not batched:
             x = x.unsqueeze(0)
@@ -165,19 +145,6 @@ class KANConvTransposeNd(nn.Module):
                     f"{tuple(x.shape[2:])}; change padding or kernel_size for another size"
                 )
         return tuple(size - low for size, low in zip(wanted, least, strict=True))
-
-    def extra_repr(self) -> str:
-        text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
-        defaults: dict[str, Any] = {
-            "padding": (0,) * self.ndim,
-            "output_padding": (0,) * self.ndim,
-            "groups": 1,
-            "dilation": (1,) * self.ndim,
-        }
-        for name, default in defaults.items():
-            if getattr(self, name) != default:
-                text += f", {name}={getattr(self, name)!r}"
-        return text if self.bias is not None else f"{text}, bias=False"
 
 
 class KANConvTranspose1d(KANConvTransposeNd):

@@ -1,0 +1,101 @@
+"""What the convolution, the transposed convolution and the linear layer have in common: a basis, a weight, a bias."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from kanvolution.bases import Basis, resolve_basis
+from kanvolution.checks import divisible, integer_at_least
+from kanvolution.layers.arguments import check_floating_point, per_dimension
+from kanvolution.layers.initialization import init_weight
+
+
+class KANLayer(nn.Module):
+    """A basis of K functions, `weight` [outputs, inputs of a group * K, *kernel], and `bias` [outputs] or None.
+
+    The functions of one input channel lie next to each other in dimension 1 of the weight.
+    """
+
+    basis: Basis
+    weight: nn.Parameter
+    bias: nn.Parameter | None
+
+    def _make_parameters(
+        self,
+        sizes: tuple[int, int],
+        groups: int,
+        kernel_size: tuple[int, ...],
+        bias: bool,
+        basis: str | Basis,
+        basis_options: dict[str, Any],
+        device: torch.device | str | None,
+        dtype: torch.dtype | None,
+    ) -> None:
+        inputs, outputs = sizes
+        self.basis = resolve_basis(basis, basis_options, inputs, outputs, groups).to(device, dtype)
+        shape = (outputs, inputs // groups * self.basis.size, *kernel_size)
+        self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
+        self.bias = nn.Parameter(torch.empty(outputs, device=device, dtype=dtype)) if bias else None
+        self.reset_parameters()
+
+    def reset_parameters(self) -> None:
+        """Initialise so that standard-normal input gives output of variance one; the bias starts at zero."""
+        self.basis.reset_parameters()
+        init_weight(self.weight, self.basis, self._gain())
+        if self.bias is not None:
+            nn.init.zeros_(self.bias)
+
+    def _gain(self) -> float:
+        """By how much the weights are larger than inputs * taps terms would have them."""
+        return 1.0
+
+
+class KANImageLayer(KANLayer):
+    """A `KANLayer` over [N, in_channels, *S] or [in_channels, *S], with the arguments that all convolutions share."""
+
+    ndim: int
+
+    def _set_sizes(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, ...],
+        stride: int | tuple[int, ...],
+        dilation: int | tuple[int, ...],
+        groups: int,
+    ) -> None:
+        self.in_channels = integer_at_least("in_channels", in_channels, 1)
+        self.out_channels = integer_at_least("out_channels", out_channels, 1)
+        self.groups = integer_at_least("groups", groups, 1)
+        divisible("in_channels", in_channels, "groups", groups)
+        divisible("out_channels", out_channels, "groups", groups)
+        self.kernel_size = per_dimension("kernel_size", kernel_size, self.ndim, 1)
+        self.stride = per_dimension("stride", stride, self.ndim, 1)
+        self.dilation = per_dimension("dilation", dilation, self.ndim, 1)
+
+    def _check_input(self, x: Tensor) -> None:
+        check_floating_point(x)
+        ndim = self.ndim
+        if x.ndim not in (ndim + 1, ndim + 2):
+            raise ValueError(
+                f"input (shape {tuple(x.shape)}) must have {ndim + 2} dimensions [N, C, ...], "
+                f"or {ndim + 1} without the batch, for {type(self).__name__}"
+            )
+        channels = x.shape[-ndim - 1]
+        if channels != self.in_channels:
+            raise ValueError(
+                f"input (shape {tuple(x.shape)}) has {channels} channels, but in_channels is {self.in_channels}"
+            )
+
+    def extra_repr(self) -> str:
+        text = f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, stride={self.stride}"
+        zeros, ones = (0,) * self.ndim, (1,) * self.ndim
+        defaults = {"padding": zeros, "output_padding": zeros, "dilation": ones, "groups": 1, "padding_mode": "zeros"}
+        for name, default in defaults.items():
+            value = getattr(self, name, default)
+            if value != default:
+                text += f", {name}={value!r}"
+        return text if self.bias is not None else f"{text}, bias=False"
