@@ -4,7 +4,9 @@ Python blocks of one page share a namespace and run in order. A block after the 
 """
 
 import ast
+import dataclasses
 import inspect
+import json
 import os
 import re
 import runpy
@@ -17,6 +19,8 @@ import pytest
 
 import kanvolution as kv
 from kanvolution.bases.basis import BASES, option_names
+from kanvolution.compat import torch_conv_kan
+from kanvolution.layers.structures import STRUCTURES
 from kanvolution.models import MODELS
 
 ROOT = Path(__file__).parents[1]
@@ -96,6 +100,68 @@ def test_training_page_names_the_choices():
     for group in ("model", "data", "task"):
         registered = [n for n in GROUPS[group].names() if not n.startswith("own_")]
         assert sorted(re.findall(r"`(\w+)`", rows[group])) == sorted(registered), group
+
+
+def section(page: str, heading: str) -> str:
+    """The text below a heading of a page of docs/, up to the next heading of its level."""
+    text = (DOCS / page).read_text(encoding="utf-8")
+    assert f"\n## {heading}\n" in text
+    return text.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+
+
+def test_the_numbers_of_the_readme_are_those_of_the_stored_result():
+    text = " ".join((ROOT / "README.md").read_text().split("<!-- result:digits -->")[1].split("##")[0].split())
+    stored = json.loads((ROOT / "benchmarks/results/digits.json").read_text())
+    first, second, third = (f"{100 * run['top1']:.2f}" for run in stored["runs"])
+    assert [run["seed"] for run in stored["runs"]] == [0, 1, 2]
+    assert f"top-1 {first}, {second} and {third} %" in text
+    assert f"(mean {100 * stored['top1_mean']:.2f}, standard deviation {100 * stored['top1_std']:.2f})" in text
+    first, second, third = (round(run["seconds"]) for run in stored["runs"])
+    assert f"in {first}, {second} and {third} seconds" in text
+    assert f"{stored['runs'][0]['parameters']:,} parameters" in text and "AMD EPYC" in stored["hardware"]
+
+
+def test_table_of_conv_spec_states_its_arguments_and_defaults():
+    stated = {row[0].strip("`"): row[1] for row in table(section("layers.md", "ConvSpec"))[2:]}
+    parameters = dict(inspect.signature(kv.ConvSpec).parameters)
+    del parameters["options"], parameters["basis_options"]
+    assert set(stated) == {*parameters, "anything else"}
+    for name, parameter in parameters.items():
+        if name == "norm_options":
+            assert stated[name] == "none"
+        else:
+            assert ast.literal_eval(stated[name].strip("`")) == parameter.default, name
+
+
+@pytest.mark.parametrize("name", ["SelfAttention", "FocalModulation"])
+def test_tables_of_attention_state_arguments_and_defaults(name):
+    heading = {"SelfAttention": "Self-attention", "FocalModulation": "Focal modulation"}[name]
+    stated = {
+        row[0].strip("`"): ast.literal_eval(row[1].strip("`")) for row in table(section("attention.md", heading))[2:]
+    }
+    parameters = inspect.signature(getattr(kv, name)).parameters
+    common = ("channels", "conv", "ndim", "device", "dtype")
+    assert stated == {key: p.default for key, p in parameters.items() if key not in common}
+
+
+def test_table_of_structures_states_their_options():
+    rows = {
+        row[1].strip("`"): row for row in table((DOCS / "structures.md").read_text(encoding="utf-8")) if len(row) == 3
+    }
+    for name in STRUCTURES:
+        cls = STRUCTURES[name]
+        if not cls.__module__.startswith("kanvolution."):
+            continue
+        assert f"[`{cls.__name__}`](#" in rows[name][0]
+        stated = dict(re.findall(r"`(\w+)` \(([^)]*)\)", rows[name][2]))
+        fields = {f.name: readable(f.default) for f in dataclasses.fields(cls) if f.name != "inner"}
+        assert stated == fields, name
+
+
+def test_migration_page_names_everything_of_torch_conv_kan():
+    names = re.findall(r"`([^`]+)`", " ".join(row[0] for row in table(section("migration.md", "Names"))))
+    stated = [name.replace("{1,2,3}", n) for name in names for n in ("123" if "{1,2,3}" in name else "1")]
+    assert sorted(stated) == sorted(set(torch_conv_kan.__all__) - {"BatchRangeLegendre", "PeerMixture"})
 
 
 @pytest.mark.parametrize("page", PAGES, ids=relative)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from numbers import Real
+from numbers import Integral, Real
 
 
 def integer_at_least(name: str, value: object, minimum: int) -> int:
     """`value` as int. Raises TypeError if it is no integer, ValueError if it is below `minimum`."""
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, Integral):
         raise TypeError(f"{name} (={value!r}) must be an integer; pass a whole number >= {minimum}")
+    value = int(value)
     if value < minimum:
         raise ValueError(f"{name} (={value}) must be >= {minimum}; pass a larger value")
     return value

@@ -99,6 +99,18 @@ def test_train_and_val_folders_are_used_as_they_are_in_grey(tmp_path) -> None:
     assert abs(float(normal.mean())) < 1e-3 and abs(float(normal.std()) - 1) < 0.01
 
 
+@pytest.mark.parametrize("held_out", ["valid", "validation", "test"])
+def test_a_train_folder_never_becomes_a_class(tmp_path, held_out) -> None:
+    for name in ("a", "b"):
+        fill(tmp_path / "train" / name, 4)
+    with pytest.raises(ValueError, match=r"has a train folder, but none of val, valid.* beside it"):
+        data.create_data("image_folder", path=str(tmp_path))
+    for name in ("a", "b"):
+        fill(tmp_path / held_out / name, 2)
+    sets = data.create_data("image_folder", path=str(tmp_path), image_size=8)
+    assert sets.info.class_names == ("a", "b") and len(sets.train) == 8 and len(sets.val) == 4
+
+
 def test_a_broken_image_is_found_before_training_or_when_it_is_read(tree) -> None:
     (tree / "dog" / "9.png").write_bytes((tree / "dog" / "0.png").read_bytes()[:-30])
     with pytest.raises(ValueError, match=r"cannot read image .*dog/9\.png"):

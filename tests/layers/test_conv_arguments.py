@@ -150,6 +150,23 @@ def test_a_basis_of_ones_own_is_checked_against_the_layer() -> None:
         kv.KANConv2d(4, 8, 3, basis=kv.bases.Gram(), degree=3)
 
 
+def test_a_basis_of_ones_own_keeps_its_values() -> None:
+    own = kv.bases.Gram(degree=3)
+    with torch.no_grad():
+        own.beta.fill_(0.123)
+    conv = kv.KANConv2d(6, 8, 3, basis=own)
+    assert bool((conv.basis.beta == 0.123).all())
+    conv.reset_parameters()
+    assert bool((conv.basis.beta != 0.123).all())
+
+
+def test_numpy_integers_are_integers() -> None:
+    import numpy as np
+
+    conv = kv.KANConv2d(np.int64(4), np.int32(8), np.int64(3), padding=np.int64(1))
+    assert conv.kernel_size == (3, 3) and conv(torch.randn(1, 4, 5, 5)).shape == (1, 8, 5, 5)
+
+
 def test_a_wavelet_scale_at_zero_stays_finite() -> None:
     for basis in ("wavelet", "wavelet_edge"):
         conv = kv.KANConv2d(2, 2, 3, basis=basis)

@@ -473,3 +473,9 @@ def test_data_parallel_gradients_are_averages(tmp_path: Path) -> None:
 def test_bad_values(call: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_an_input_without_batch_is_refused_whatever_its_sizes() -> None:
+    moe = kv.ConvSpec("gram", structure=kv.Experts(2, k=2), norm=None, act=None)(8, 16, 3).conv
+    with pytest.raises(ValueError, match=r"shape \(8, 8, 9\)\) must have shape \[N, 8, \*S\] with 2 dimensions"):
+        moe(torch.randn(8, 8, 9))

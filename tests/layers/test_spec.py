@@ -1,5 +1,6 @@
 """ConvSpec: the serialisable conv factory."""
 
+import dataclasses
 import json
 from typing import Any
 
@@ -64,11 +65,36 @@ def test_resolve_conv() -> None:
         ({"norm_site": "input"}, "unknown norm_site 'input'"),
         ({"ndim": 4}, r"ndim \(=4\) must be 1, 2 or 3"),
         ({"degre": 3}, "Did you mean 'degree'"),
+        ({"degree": -1}, r"degree \(=-1\) must be >= 0"),
+        ({"norm_options": {"epz": 1}}, "do not fit norm 'batch'.*epz"),
+        ({"norm": None, "norm_options": {"eps": 1}}, "need a norm"),
+        ({"norm": None, "norm_site": "functions"}, "need a norm"),
     ],
 )
 def test_bad_values_fail_when_the_spec_is_made(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         kv.ConvSpec(**arguments)
+
+
+def test_a_spec_is_changed_by_replace() -> None:
+    spec = kv.ConvSpec("spline", grid_size=3, structure=kv.LowRank(2))
+    assert dataclasses.replace(spec, norm="group") == kv.ConvSpec(
+        "spline", grid_size=3, structure=kv.LowRank(2), norm="group"
+    )
+
+
+@pytest.mark.parametrize("structure", ["bottleneck", kv.Bottleneck])
+def test_a_structure_is_a_structure(structure: Any) -> None:
+    with pytest.raises(TypeError, match="must be a Structure"):
+        kv.ConvSpec(structure=structure)
+    with pytest.raises(TypeError, match=r"inner \(=.* must be a Structure"):
+        kv.Bottleneck(inner=structure)
+
+
+def test_dropout_that_could_act_on_nothing_is_refused() -> None:
+    for site in ("poly", "degree"):
+        with pytest.raises(ValueError, match="Conv2d has no functions"):
+            kv.KANConvNormAct(nn.Conv2d(3, 4, 3), dropout=nn.Dropout(0.9), dropout_site=site)
 
 
 def test_unknown_entry_of_a_dictionary() -> None:

@@ -81,7 +81,9 @@ def test_variance_at_initialisation(basis: str, structure: str) -> None:
     stds = [make(basis, structure, inputs=32, outputs=64)(image(channels=32)).std() for _ in range(3)]
     # Equal gates average independent experts.
     share = 0.5**0.5 if structure == "experts" else 1.0
-    assert 0.65 * share <= torch.stack(stds).mean() <= 1.35
+    # Separable and low-rank layers multiply two random factors, so single draws spread more.
+    low, high = (0.8, 1.25) if structure in ("bottleneck", "experts") else (0.65, 1.35)
+    assert low * share <= torch.stack(stds).mean() <= high * share
 
 
 @pytest.mark.parametrize(("basis", "structure", "ndim"), TRIPLES)
@@ -202,7 +204,7 @@ def test_rank_one_costs_what_a_plain_convolution_costs(basis: str) -> None:
         (lambda: kv.ConvSpec("gram", structure=kv.Separable())(6, 4, 3, groups=4), "must be divisible by groups"),
         (
             lambda: kv.ConvSpec("rbf", structure=kv.Bottleneck(), norm_site="functions")(4, 4, 3),
-            "needs a plain KANConv",
+            "needs a KANConv",
         ),
     ],
 )

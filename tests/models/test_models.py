@@ -41,8 +41,10 @@ def test_features_head_and_new_head(name: str) -> None:
     assert features.shape[:2] == (2, model.num_features)
     assert model.forward_head(features, pre_logits=True).shape == (2, model.num_features)
     assert_close(model.forward_head(features), model(x))
-    model.reset_classifier(7)
-    assert model(x).shape == (2, 7) and model.num_classes == 7
+    model.double().reset_classifier(7)
+    assert model(x.double()).shape == (2, 7) and model.num_classes == 7
+    assert kv.create_model(**model.config).num_classes == 7
+    model.float()
     model.reset_classifier(0)
     assert model(x).shape == (2, model.num_features)
 
@@ -112,6 +114,8 @@ def test_bad_names_and_options() -> None:
         kv.create_model("simple4", num_classes=-1)
     with pytest.raises(ValueError, match="one entry a layer"):
         kv.create_model("simple4", channels=(4, 4))
+    with pytest.raises(ValueError, match="must have ndim=2"):
+        kv.create_model("simple4", conv=kv.ConvSpec("gram", ndim=1))
     with pytest.raises(TypeError, match="must be the name of a basis"):
         kv.create_model("simple4", conv=3)
     with pytest.raises(ValueError, match=r"drop_rate \(=1\) must be in"):

@@ -281,6 +281,49 @@ def test_fullgraph_compile_keeps_values_and_gradients() -> None:
         assert_close(a, e)
 
 
+def test_compiled_graphs_hold_the_operator_and_exported_ones_do_not() -> None:
+    """The operator saves its input alone; were it taken apart by the compiler, its parts would be saved again."""
+    graphs: list[torch.fx.GraphModule] = []
+
+    def keep(graph: torch.fx.GraphModule, _: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    class Layer(torch.nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return ops.legendre(x, 3, input_map="tanh")
+
+    x = torch.randn(2, 3, 4)
+    torch.compile(Layer(), fullgraph=True, backend=keep)(x)
+    assert [n for n in graphs[0].graph.nodes if "kanvolution" in str(n.target)]
+    for strict in (False, True):
+        program = torch.export.export(Layer(), (x,), strict=strict)
+        assert not [n for n in program.graph.nodes if "kanvolution" in str(n.target)]
+
+
+def test_a_family_of_ones_own_replaces_no_other() -> None:
+    """A user's family may have the name of one that is there, and a notebook may define one twice."""
+    x = draw(1, 2, 5)
+    expected = ops.legendre(x, 3)
+
+    def define(factor: float) -> ops.Expansion:
+        @ops.expansion
+        def legendre(x: Tensor, count: int, shift: float) -> ops.Planes:
+            return [factor * (x + shift) ** k for k in range(1, count + 1)]
+
+        @legendre.derivative
+        def slopes(x: Tensor, count: int, shift: float) -> ops.Slopes:
+            return [factor * k * (x + shift) ** (k - 1) for k in range(1, count + 1)]
+
+        return legendre
+
+    first, second = define(2.0), define(3.0)
+    assert_close(first(x, 2, 0.5)[:, :, 0], 2 * (x + 0.5))
+    assert_close(second(x, 2, 0.5)[:, :, 0], 3 * (x + 0.5))
+    assert_close(ops.legendre(x, 3), expected)
+    assert torch.autograd.gradcheck(lambda x: first(x, 2, 0.5), x.clone().requires_grad_())
+
+
 def test_bad_arguments() -> None:
     x = torch.randn(1, 2, 3)
     with pytest.raises(TypeError, match=r"floating point, got torch\.int64"):

@@ -92,9 +92,9 @@ class Basis(nn.Module, ABC):
 
         The base function always sees the input as it is. Dropouts act in training only.
         """
-        self.norm = norm or self.norm
-        self.input_dropout = input_dropout or self.input_dropout
-        self.function_dropout = function_dropout or self.function_dropout
+        self.norm = self.norm if norm is None else norm
+        self.input_dropout = self.input_dropout if input_dropout is None else input_dropout
+        self.function_dropout = self.function_dropout if function_dropout is None else function_dropout
 
     def is_fused(self) -> bool:
         """Whether base function and functions see the same input now, so that one operator computes both."""
@@ -165,7 +165,8 @@ class Basis(nn.Module, ABC):
 
 def _compute_dtype(x: Tensor) -> torch.dtype:
     kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+    lowered = torch.is_autocast_enabled(kind) and x.dtype != torch.float64  # which autocast leaves alone
+    return torch.get_autocast_dtype(kind) if lowered else x.dtype
 
 
 B = TypeVar("B", bound=type[Basis])

@@ -118,8 +118,7 @@ class EdgeWavelet(Basis):
 
     def functions(self, x: Tensor, **options: Any) -> Tensor:
         """x [N, C, *S] -> the wavelets of all edges [N, out_channels * C / groups, K, *S]; see `Basis.functions`."""
-        batch, _, *space = x.shape
-        grouped = x.reshape(batch, self.groups, 1, -1, *space)
+        grouped = x.unflatten(1, (self.groups, self.in_channels // self.groups)).unsqueeze(2)
         repeats = self.out_channels // self.groups
         edges = grouped.expand(-1, -1, repeats, *(-1 for _ in grouped.shape[3:])).flatten(1, 3)
         scale = _away_from_zero(self.scale).view(-1, 1)
@@ -131,7 +130,7 @@ class EdgeWavelet(Basis):
         edges = self.drop_functions(edges)
         y = convolve(edges, weight[:, size - 1 :: size], None, self.out_channels)
         if self.mixing is not None:
-            grouped = y.reshape(y.shape[0], self.groups, self.mixing.shape[-1], -1)
+            grouped = y.unflatten(1, (self.groups, self.mixing.shape[-1])).flatten(3)
             y = torch.einsum("goi,ngis->ngos", self.mixing.to(y.dtype), grouped).reshape(y.shape)
         if self.base is not None:
             return y + convolve(POINTWISE[self.base].value(x), weight[:, ::size], bias, groups)

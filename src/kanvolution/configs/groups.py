@@ -99,7 +99,7 @@ def _named(name: str, keys: list[Key]) -> list[Key]:
 
 def _conv_keys(name: str) -> list[Key]:
     cls = BASES[name]
-    spec = [key for key in function_keys(ConvSpec) if key.name != "basis"]
+    spec = [key for key in function_keys(ConvSpec) if key.name not in ("basis", "ndim", "options")]
     wanted = option_names(cls)
     options = [key for key in function_keys(cls) if key.name in wanted]
     return [Key("basis", str, name), *options, *spec]

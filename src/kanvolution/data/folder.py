@@ -31,6 +31,9 @@ class ImageFiles(Dataset):
         return load_image(path, self.channels, self.size), label
 
 
+_HELD_OUT = ("val", "valid", "validation", "test")
+
+
 @register_data("image_folder", augment="flip")
 def image_folder(
     path: str,
@@ -41,6 +44,8 @@ def image_folder(
     check: bool = True,
 ) -> DataSets:
     """Image files at `path`/CLASS/FILE, or at `path`/train/CLASS/FILE and `path`/val/CLASS/FILE.
+
+    In place of val/ there may be valid/, validation/, or test/; the first of these that is there is used.
 
     Args:
         path: the folder.
@@ -58,8 +63,14 @@ def image_folder(
     integer_at_least("image_size", image_size, 1)
     if not root.is_dir():
         raise ValueError(f"data.path (={str(path)!r}) is not a folder; name one that holds a folder for each class")
-    parts = [root / "train", root / "val"]
-    if all(part.is_dir() for part in parts):
+    held_out = [name for name in _HELD_OUT if (root / name).is_dir()]
+    if (root / "train").is_dir():
+        if not held_out:
+            raise ValueError(
+                f"{str(root)!r} has a train folder, but none of {', '.join(_HELD_OUT)} beside it; add one, or name the "
+                f"train folder itself and a part of it is held out: data.path={str(root / 'train')!r}"
+            )
+        parts = [root / "train", root / held_out[0]]
         classes, train = _samples(parts[0])
         val_classes, val = _samples(parts[1])
         if classes != val_classes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from torch import Tensor
 
 from kanvolution.checks import integer_at_least
@@ -9,7 +11,7 @@ from kanvolution.checks import integer_at_least
 
 def per_dimension(name: str, value: int | tuple[int, ...], ndim: int, minimum: int) -> tuple[int, ...]:
     """`value` as `ndim` integers. Raises TypeError or ValueError for another number of them or one below `minimum`."""
-    values = (value,) * ndim if isinstance(value, int) else tuple(value)
+    values = tuple(value) if isinstance(value, Iterable) else (value,) * ndim
     if len(values) != ndim:
         raise ValueError(f"{name} (={value!r}) must be one integer or {ndim} of them")
     return tuple(integer_at_least(name, v, minimum) for v in values)

@@ -18,7 +18,8 @@ class KANConvNormAct(nn.Module):
     """dropout -> Kolmogorov-Arnold convolution -> norm -> activation, each part optional and at a site of choice.
 
     Args:
-        conv: a `KANConv1d`, `KANConv2d` or `KANConv3d`, or a module made of them (see `layers.structures`).
+        conv: a `KANConv1d`, `KANConv2d` or `KANConv3d`, a transposed one, or a module made of them (see
+            `layers.structures`).
         norm: norm module, or None. It belongs to one layer alone.
         act: activation module, or None.
         dropout: dropout module, or None.
@@ -64,16 +65,20 @@ class KANConvNormAct(nn.Module):
         self.norm_site = norm_site
         self.dropout_site = dropout_site
         if norm is not None and norm_site == "functions" and not isinstance(conv, KANConvNd):
-            raise ValueError("norm_site='functions' needs a plain KANConv; use norm_site='output' with a structure")
+            raise ValueError(
+                f"norm_site='functions' needs a KANConv, which has one input for its functions; with a "
+                f"{type(conv).__name__} use norm_site='output'"
+            )
         on_functions = (norm is not None and norm_site == "functions") or (
             dropout is not None and dropout_site in ("poly", "degree")
         )
-        for basis in _bases_of(conv):
-            if on_functions and basis.num_functions == 0:
-                raise ValueError(
-                    f"basis {basis.name!r} has no functions beside its base function, so nothing can act on them; "
-                    "use norm_site='output' and dropout_site='full' or 'output'"
-                )
+        bases = list(_bases_of(conv))
+        if on_functions and not (bases and all(basis.num_functions for basis in bases)):
+            raise ValueError(
+                f"{type(conv).__name__} has no functions (beside a base function, if any), so nothing can act on them; "
+                "use norm_site='output' and dropout_site='full' or 'output'"
+            )
+        for basis in bases:
             basis.attach(
                 norm=norm if norm_site == "functions" else None,
                 input_dropout=dropout if dropout_site == "poly" else None,

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kanvolution.tracing import is_exporting
+
 
 class HeldLosses:
     """The auxiliary losses of a module's last training forward, until they are collected.
@@ -39,7 +41,7 @@ class HeldLosses:
             self._values = values
         elif not _in_backward():
             # An exported program has no module to keep them.
-            wanted = training and torch.is_grad_enabled() and not torch.compiler.is_exporting()
+            wanted = training and torch.is_grad_enabled() and not is_exporting()
             self._values = values if wanted else {}
 
     def take(self) -> Mapping[str, Tensor]:

@@ -29,7 +29,8 @@ class FocalModulation(nn.Module):
         window: kernel of the first, odd.
         step: by how much each kernel is larger than the one before, even, >= 0.
         focal_conv: conv factory of the focal convolutions where they differ from the others (they are depthwise).
-        plain_projections: whether `split` and `modulate` are plain convolutions, as in the paper.
+        plain_projections: whether `split` and `modulate` are plain convolutions, as they are in the paper (there,
+            `project` is as well).
         average: whether the sum over levels is divided by their number.
         norm: name of a norm, a module, or None; applied before `project`.
         device, dtype: of the parameters. A norm passed as a module keeps its own.

@@ -39,11 +39,14 @@ class KANLayer(nn.Module):
         shape = (outputs, inputs // groups * self.basis.size, *kernel_size)
         self.weight = nn.Parameter(torch.empty(shape, device=device, dtype=dtype))
         self.bias = nn.Parameter(torch.empty(outputs, device=device, dtype=dtype)) if bias else None
-        self.reset_parameters()
+        self._reset_weight()  # the basis has its values already, perhaps trained ones
 
     def reset_parameters(self) -> None:
         """Initialise so that standard-normal input gives output of variance one; the bias starts at zero."""
         self.basis.reset_parameters()
+        self._reset_weight()
+
+    def _reset_weight(self) -> None:
         init_weight(self.weight, self.basis, self._gain())
         if self.bias is not None:
             nn.init.zeros_(self.bias)

@@ -54,8 +54,8 @@ def weight_penalty(
     """
     l1, l2 = non_negative("l1", l1), non_negative("l2", l2)
     if filter is None:
-        found = {id(layer.weight): layer.weight for _, layer in kan_layers(model)}
-        weights = [weight for weight in found.values() if isinstance(weight, Tensor)]
+        all_weights = [layer.weight for _, layer in kan_layers(model)]
+        weights = list({id(weight): weight for weight in all_weights if isinstance(weight, Tensor)}.values())
     else:
         weights = [parameter for name, parameter in model.named_parameters() if filter(name, parameter)]
     owned = weights[0] if weights else next(model.parameters(), None)
@@ -75,9 +75,10 @@ class ActivationPenalty:
     not its square, is sqrt(N) times a root mean square.
 
     Under gradient checkpointing (use_reentrant=False) stay inside the `with` until after backward; what is computed
-    again there is not counted twice. A model that torch.compile has compiled without hooks does not see those added
-    later (`take` then raises), so open the collector before the first call; torch.compile around a checkpoint needs
-    what `HeldLosses` says. Copies of the model, and a pickled one, carry no hooks that collect.
+    again there is not counted twice. Forwards in eval mode and without gradients count as well: validate outside of the
+    `with` block, or call `take` before training goes on. A model that torch.compile has compiled without hooks does not
+    see those added later (`take` then raises), so open the collector before the first call; torch.compile around a
+    checkpoint needs what `HeldLosses` says. Copies of the model, and a pickled one, carry no hooks that collect.
 
     Args:
         model: any module.

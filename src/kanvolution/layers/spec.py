@@ -37,9 +37,10 @@ class ConvSpec:
         dropout_kind: "dropout" (of whole channels), "noise" (`NoiseInjection`) or "multiplicative_noise"
             (`MultiplicativeNoise`), all with the probability `dropout`.
         structure: a `Structure` (bottleneck, low rank, ...), its dictionary, or None for the plain layer.
-        **options: options of the basis (`degree`, `grid_size`, ...).
+        options, **basis_options: options of the basis (`degree`, `grid_size`, ...), as a dictionary or by name.
 
     Raises:
+        TypeError: a structure that is none.
         ValueError: an unknown name or option (the nearest is named), or a value out of range.
 
     Example:
@@ -75,9 +76,12 @@ class ConvSpec:
         dropout_site: str = "full",
         dropout_kind: str = "dropout",
         structure: Structure | Mapping[str, Any] | None = None,
-        **options: Any,
+        options: Mapping[str, Any] | None = None,
+        **basis_options: Any,
     ) -> None:
-        check_basis(basis, options)
+        merged = {**(options or {}), **basis_options}
+        check_basis(basis, merged)
+        create_basis(basis, **merged)  # for its checks of the values
         if integer_at_least("ndim", ndim, 1) not in KAN_CONVOLUTIONS:
             raise ValueError(f"ndim (={ndim}) must be 1, 2 or 3")
         for kind, value, known in (
@@ -100,8 +104,11 @@ class ConvSpec:
             "dropout_site": dropout_site,
             "dropout_kind": dropout_kind,
             "structure": structure_from_dict(structure) if isinstance(structure, Mapping) else structure,
-            "options": {key: _plain(value) for key, value in options.items()},
+            "options": {key: _plain(value) for key, value in merged.items()},
         }
+        if not isinstance(values["structure"], Structure | None):
+            raise TypeError(f"structure (={structure!r}) must be a Structure, e.g. LowRank(2), or its dictionary")
+        _check_norm(norm, ndim, values["norm_options"], norm_site)
         for key, value in values.items():
             object.__setattr__(self, key, value)
 
@@ -171,8 +178,7 @@ class ConvSpec:
         for key in values:
             if key not in known:
                 raise ValueError(unknown_name("entry of a ConvSpec", key, known))
-        rest = {key: value for key, value in values.items() if key != "options"}
-        return cls(**rest, **values.get("options", {}))
+        return cls(**values)
 
 
 def resolve_conv(conv: str | Mapping[str, Any] | ConvFactory, ndim: int | None = None) -> ConvFactory:
@@ -195,6 +201,20 @@ def resolve_conv(conv: str | Mapping[str, Any] | ConvFactory, ndim: int | None =
     if callable(conv):
         return conv
     raise TypeError(f"conv (={conv!r}) must be the name of a basis, a ConvSpec, or a callable with nn.Conv's arguments")
+
+
+def _check_norm(norm: str | None, ndim: int, options: Mapping[str, Any], site: str) -> None:
+    """Raises ValueError for options the norm does not take, or that have no norm to act on."""
+    if norm is None:
+        if options or site != "output":
+            raise ValueError(
+                f"norm_options (={dict(options)}) and norm_site (={site!r}) need a norm; name one, e.g. norm='batch'"
+            )
+        return
+    try:
+        make_norm(norm, ndim, options.get("num_groups", 8), **options)
+    except TypeError as error:
+        raise ValueError(f"norm_options (={dict(options)}) do not fit norm {norm!r}: {error}") from None
 
 
 def _plain(value: Any) -> Any:

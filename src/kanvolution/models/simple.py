@@ -8,7 +8,7 @@ from functools import partial
 from torch import Tensor, nn
 
 from kanvolution.checks import probability
-from kanvolution.layers.spec import ConvFactory
+from kanvolution.layers.spec import ConvFactory, resolve_conv
 from kanvolution.models.registry import register_model
 
 
@@ -42,6 +42,7 @@ class SimpleNet(nn.Module):
         drop_rate: float = 0.0,
     ) -> None:
         super().__init__()
+        conv = resolve_conv(conv, ndim=2)
         if len(channels) != len(strides) or not channels:
             raise ValueError(f"channels (={list(channels)}) and strides (={list(strides)}) must have one entry a layer")
         widths = (in_chans, *channels)
@@ -60,7 +61,11 @@ class SimpleNet(nn.Module):
     def reset_classifier(self, num_classes: int) -> None:
         """Replace the head by a new one with `num_classes` outputs; 0 leaves it out."""
         self.num_classes = num_classes
-        self.head = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
+        like = next(self.parameters())
+        head = nn.Linear(self.num_features, num_classes, device=like.device, dtype=like.dtype) if num_classes else None
+        self.head = nn.Identity() if head is None else head
+        if hasattr(self, "config"):  # what create_model would make this model from
+            self.config = {**self.config, "num_classes": num_classes}
 
     def forward_features(self, x: Tensor) -> Tensor:
         """[N, in_chans, H, W] -> feature map [N, num_features, H', W']."""

@@ -18,6 +18,7 @@ family still works: it is composed of ordinary torch operators.
 from __future__ import annotations
 
 import inspect
+import re
 import typing
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -27,6 +28,7 @@ from torch import Tensor
 
 from kanvolution.ops.pointwise import POINTWISE
 from kanvolution.registry import unknown_name
+from kanvolution.tracing import is_exporting, is_transforming
 
 Planes = Iterable[Tensor]
 """One tensor of x's shape for each function."""
@@ -131,15 +133,16 @@ class Expansion:
 
     def _define(self, vjp: Callable[..., tuple[Tensor, ...]]) -> None:
         self._vjp = vjp
+        name = _operator_name(self.values)
         schema = f"(Tensor x, Tensor? mix{self._schema}, str input_map, str? base, ScalarType dtype) -> Tensor"
-        op = torch.library.custom_op(f"kanvolution::{self.name}", self._forward, mutates_args=(), schema=schema)
+        op = torch.library.custom_op(f"kanvolution::{name}", self._forward, mutates_args=(), schema=schema)
         op.register_fake(self._fake_forward)
         op.register_autograd(self._autograd_backward, setup_context=self._setup_context)
         schema = (
             f"(Tensor grad, Tensor x, Tensor? mix{self._schema}, str input_map, str? base, bool tensors) -> Tensor[]"
         )
         backward = torch.library.custom_op(
-            f"kanvolution::{self.name}_backward", self._backward, mutates_args=(), schema=schema
+            f"kanvolution::{name}_backward", self._backward, mutates_args=(), schema=schema
         )
         backward.register_fake(self._fake_backward)
         self._op, self._backward_op = op, backward
@@ -165,7 +168,7 @@ class Expansion:
                 raise ValueError(unknown_name(kind, name, POINTWISE))
         args = self._arguments(args, kwargs)
         # Exported programs are made of ATen operators alone, so that they run and translate without this package.
-        if self._op is None or torch.compiler.is_exporting():
+        if self._op is None or is_exporting() or is_transforming():
             return self.plain(x, *args, input_map=input_map, base=base, dtype=dtype, mix=mix)
         return self._op(x, mix, *args, input_map, base, dtype or x.dtype)
 
@@ -222,7 +225,7 @@ class Expansion:
 
     def _fake_forward(self, x: Tensor, mix: Tensor | None, *args: Any) -> Tensor:
         *family_args, _, base, dtype = args
-        size = self.size(*family_args) + (base is not None) if mix is None else mix.shape[1]
+        size = self.size(*family_args) + int(base is not None) if mix is None else mix.shape[1]
         return empty_expansion(x, size, dtype)
 
     def size(self, *args: Any) -> int:
@@ -305,6 +308,26 @@ def _combination_gradient(grads: list[Tensor], planes: Iterable[Tensor], mix: Te
 
 def _channel_sums(plane: Tensor) -> Tensor:
     return plane.sum(dim=(0, *range(2, plane.ndim)))
+
+
+_operator_names: set[str] = set()
+
+
+def _operator_name(function: Callable[..., Any]) -> str:
+    """A name no other operator has: torch would replace an operator that is defined again under all who use it.
+
+    The families of this package have their own names; others carry their module's, and a number where a notebook
+    defines one twice.
+    """
+    own = function.__module__.startswith("kanvolution.ops.")
+    stem = function.__name__ if own else f"{function.__module__}_{function.__name__}"
+    stem = re.sub(r"\W", "_", stem)
+    name, count = stem, 1
+    while name in _operator_names:
+        count += 1
+        name = f"{stem}_{count}"
+    _operator_names.update((name, f"{name}_backward"))
+    return name
 
 
 def expansion(values: Callable[..., Planes]) -> Expansion:

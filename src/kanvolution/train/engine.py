@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -19,7 +20,7 @@ from kanvolution.data.info import DataSets
 from kanvolution.extras import require
 from kanvolution.layers.collect import collect_losses
 from kanvolution.registry import unknown_name
-from kanvolution.train.checkpoint import parameter_count, save_config, save_weights
+from kanvolution.train.checkpoint import WEIGHTS, parameter_count, save_config, save_weights
 from kanvolution.train.files import append_json_line, write_json, write_text
 from kanvolution.train.interrupt import StopFlag, stop_on_signal
 from kanvolution.train.optim import create_optim
@@ -153,6 +154,11 @@ def fit(
             progress.start(f"training {name} on {accelerator.device}: {folder}", trainer.epochs, loop.steps_per_epoch)
             try:
                 return loop.run(folder, stop)
+            except (ValueError, TypeError):
+                # A mistake that shows only now. The folder is new and holds no weights; a corrected run may take it.
+                if accelerator.is_main_process and not (folder / WEIGHTS).exists():
+                    shutil.rmtree(folder)
+                raise
             finally:
                 progress.stop()
 

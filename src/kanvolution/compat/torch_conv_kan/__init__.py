@@ -1,8 +1,9 @@
 """torch-conv-kan's names, call signatures and checkpoints.
 
-Every layer class of torch-conv-kan is here by its name, as a factory that makes this project's own block with the same
-function: `KAGNConv2DLayer(...)` returns a `KANConvNormAct`. Its `load_state_dict` takes the peer's keys (and its own),
-strictly.
+The layers, bottlenecks, mixtures of experts, attentions and networks of torch-conv-kan are here by their names, as
+factories that make this project's own modules with the same function: `KAGNConv2DLayer(...)` returns a
+`KANConvNormAct`. Their `load_state_dict` takes the peer's keys (and their own), strictly; the rotary attentions and the
+focal modulations, whose maths differ, are the exception.
 
 What differs from the peer: groups are one grouped convolution, not a list; weights start variance-preserving; in
 training, dropout "poly" acts before the input map and not after; the Legendre layers map their input by tanh until a

@@ -129,9 +129,10 @@ Args are the peer's. `padding` must keep the image's size (kernel_size // 2 for 
 """
 _ROPE_DOC = """a `SelfAttention` with rotary positions.
 
-Args are the peer's. It loads no state dict of the peer: there, in any dimension, rows are as long as the root of the
-number of pixels less one, and the first pixel has no position. Here positions are the coordinates of any image in 1, 2
-or 3 dimensions. Raises as `SelfAttention`.
+Args are the peer's. Do not load a state dict of the peer: one of mixed positions does not fit, and one of axial
+positions (`rope_mixed=False`) fits but computes something else. There, in any dimension, rows are as long as the root
+of the number of pixels less one, and the first pixel has no position. Here positions are the coordinates of any image
+in 1, 2 or 3 dimensions. Raises as `SelfAttention`.
 """
 _FOCAL_DOC = """a `FocalModulation`.
 

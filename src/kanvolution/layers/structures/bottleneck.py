@@ -38,6 +38,7 @@ class Bottleneck(Structure):
     inner: Structure | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not self.reduction > 0:
             raise ValueError(f"reduction (={self.reduction}) must be > 0; 4 leaves a quarter of the channels")
         integer_at_least("min_width", self.min_width, 1)

@@ -51,6 +51,7 @@ class Experts(Structure):
     inner: Structure | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         _check(self.num_experts, self.k, self.balance)
 
     def build(self, ndim: int, make_basis: MakeBasis, arguments: ConvArguments) -> nn.Module:
@@ -58,6 +59,7 @@ class Experts(Structure):
             [build_conv(ndim, make_basis, arguments, self.inner) for _ in range(self.num_experts)],
             arguments.in_channels,
             self.k,
+            ndim=ndim,
             noisy=self.noisy,
             balance=self.balance,
             device=arguments.device,
@@ -102,7 +104,7 @@ class NoisyTopKGate(nn.Module):
     Without noise (eval mode, noisy=False) and for k = num_experts the load counts the samples and has no gradient.
     Everything is computed in float32 at least, autocast or not.
 
-    With k = 1 the only kept gate is one, so that the gate learns from the balance losses alone.
+    With k = 1 the only kept gate is one, so that the gate learns from the load alone, and not at all without noise.
 
     Args:
         in_channels: C.
@@ -210,6 +212,7 @@ class MixtureOfExperts(nn.Module):
             makes, say.
         in_channels: channels of the input.
         k: experts for each sample, 1 <= k <= len(experts).
+        ndim: dimensions of space of the input, to check it; None takes any.
         noisy: whether noise is added to the gate's logits in training.
         balance: weight of the balance losses, >= 0.
         device, dtype: of the gate's parameters.
@@ -236,6 +239,7 @@ class MixtureOfExperts(nn.Module):
         in_channels: int,
         k: int = 2,
         *,
+        ndim: int | None = None,
         noisy: bool = True,
         balance: float = 0.01,
         device: torch.device | str | None = None,
@@ -245,14 +249,19 @@ class MixtureOfExperts(nn.Module):
         self.experts = nn.ModuleList(experts)
         _check(len(self.experts), k, balance)
         self.k = k
+        self.ndim = ndim
         self.balance = balance
         self.gate = NoisyTopKGate(in_channels, len(self.experts), k, noisy, device, dtype)
         self.losses = HeldLosses()
 
     def forward(self, x: Tensor) -> Tensor:
         channels = self.gate.in_channels
-        if x.ndim < 3 or x.shape[1] != channels:
-            raise ValueError(f"input (shape {tuple(x.shape)}) must have shape [N, {channels}, ...] (in_channels)")
+        right = x.ndim >= 3 if self.ndim is None else x.ndim == self.ndim + 2
+        if not right or x.shape[1] != channels:
+            space = "" if self.ndim is None else f" with {self.ndim} dimensions of space"
+            raise ValueError(
+                f"input (shape {tuple(x.shape)}) must have shape [N, {channels}, *S]{space}: the batch, in_channels"
+            )
         routing = self.gate(x)
         losses = {"importance": routing.importance, "load": routing.load}
         self.losses.hold({name: self.balance * variation(v) for name, v in losses.items()}, self.training)

@@ -35,6 +35,7 @@ class LowRank(Structure):
     inner: Structure | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         integer_at_least("rank", self.rank, 1)
 
     def build(self, ndim: int, make_basis: MakeBasis, arguments: ConvArguments) -> nn.Module:

@@ -38,6 +38,7 @@ class Separable(Structure):
     inner: Structure | None = None
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.pointwise not in POINTWISE_KINDS:
             raise ValueError(unknown_name("pointwise", self.pointwise, POINTWISE_KINDS))
         integer_at_least("multiplier", self.multiplier, 1)

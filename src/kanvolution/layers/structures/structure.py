@@ -59,6 +59,10 @@ class Structure(ABC):
     name: ClassVar[str] = ""
     inner: Structure | None
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.inner, Structure | None):
+            raise TypeError(f"inner (={self.inner!r}) must be a Structure, e.g. LowRank(2), or None")
+
     @abstractmethod
     def build(self, ndim: int, make_basis: MakeBasis, arguments: ConvArguments) -> nn.Module:
         """A module [N, in_channels, *S] -> [N, out_channels, *S'] of the given arguments.

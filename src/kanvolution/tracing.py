@@ -1,0 +1,26 @@
+"""What PyTorch is doing with the code that runs: plain execution, exporting, or transforming it."""
+
+from __future__ import annotations
+
+import torch
+
+
+def is_exporting() -> bool:
+    """Whether torch.export traces this code now.
+
+    `torch.compiler.is_exporting`, but right under torch.compile as well: the compiler of PyTorch 2.11
+    takes that function for True. It follows the flag behind the function.
+    """
+    return torch.compiler._is_exporting_flag
+
+
+def is_transforming() -> bool:
+    """Whether torch.func (vmap, grad, jvp, ...) or forward-mode differentiation follows this code now.
+
+    Operators with a backward of their own have no rules for these; ordinary operators have. Compiled code does not ask:
+    its tracer follows torch.func by itself.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    functorch = torch._C._functorch.peek_interpreter_stack() is not None  # pyright: ignore
+    return functorch or torch.autograd.forward_ad._current_level >= 0
