@@ -111,6 +111,15 @@ def test_state_dict_and_spec_round_trip(basis: str, structure: str) -> None:
     assert torch.equal(twin(x), block(x))
 
 
+@pytest.mark.parametrize("structure", STRUCTURED)
+def test_on_the_meta_device(structure: str) -> None:
+    with torch.device("meta"):
+        by_context = make("gram", structure)
+    by_argument = make("gram", structure, device=torch.device("meta"))
+    for conv in (by_context, by_argument):
+        assert all(t.is_meta for t in (*conv.parameters(), *conv.buffers()))
+
+
 @every_pair
 @pytest.mark.parametrize("site", ["full", "poly", "degree", "output"])
 def test_dropout_reaches_the_functions(basis: str, structure: str, site: str) -> None:

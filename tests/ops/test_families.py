@@ -324,6 +324,21 @@ def test_a_family_of_ones_own_replaces_no_other() -> None:
     assert torch.autograd.gradcheck(lambda x: first(x, 2, 0.5), x.clone().requires_grad_())
 
 
+def test_defaults_of_a_family_are_honoured_and_annotations_asked_for() -> None:
+    @ops.expansion
+    def powers(x: Tensor, degree: int = 3) -> ops.Planes:
+        return [x**k for k in range(1, degree + 1)]
+
+    x = draw(1, 2, 5)
+    assert powers(x).shape[2] == 3 and powers(x, 2).shape[2] == 2 and powers(x, degree=4).shape[2] == 4
+
+    def nameless(x: Tensor, degree) -> ops.Planes:
+        return [x] * degree
+
+    with pytest.raises(TypeError, match="argument 'degree' must be annotated as Tensor, int, float, bool or str"):
+        ops.expansion(nameless)
+
+
 def test_bad_arguments() -> None:
     x = torch.randn(1, 2, 3)
     with pytest.raises(TypeError, match=r"floating point, got torch\.int64"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -134,8 +135,9 @@ class Basis(nn.Module, ABC):
     @torch.no_grad()
     def second_moments(self) -> Tensor:
         """E[B_k(x)^2] for standard-normal x, [K] in float64, by the trapezoidal rule on [-9, 9]."""
-        owned = next(iter((*self.parameters(), *self.buffers())), None)
-        x = torch.linspace(-9, 9, 721, dtype=torch.float64, device=None if owned is None else owned.device)
+        if any(t.device.type != "cpu" for t in (*self.parameters(), *self.buffers())):
+            return copy.deepcopy(self).cpu().second_moments()  # not every device has float64
+        x = torch.linspace(-9, 9, 721, dtype=torch.float64, device="cpu")
         density = torch.exp(-0.5 * x * x)
         density = density / density.sum()
         channels = getattr(self, "in_channels", 1)

@@ -17,10 +17,11 @@ family still works: it is composed of ordinary torch operators.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 import typing
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -101,11 +102,21 @@ class Expansion:
         self.__doc__ = values.__doc__
         hints = typing.get_type_hints(values)
         names = list(inspect.signature(values).parameters)[1:]
+        for name in names:
+            if hints.get(name) is not Tensor and hints.get(name) not in _SCALARS:
+                raise TypeError(
+                    f"{values.__name__}: argument {name!r} must be annotated as Tensor, int, float, bool or str, "
+                    f"got {hints.get(name, 'no annotation')}"
+                )
         self.argument_names = tuple(names)
         self.num_tensors = sum(hints[name] is Tensor for name in names)
         assert all(hints[name] is Tensor for name in names[: self.num_tensors]), "tensors come before scalars"
         kinds = ["Tensor" if hints[name] is Tensor else _SCALARS[hints[name]] for name in names]
         self._schema = "".join(f", {kind} {name}" for kind, name in zip(kinds, names, strict=True))
+        self._defaults = {
+            p.name: p.default for p in inspect.signature(values).parameters.values() if p.default is not p.empty
+        }
+        self._count = functools.lru_cache(maxsize=None)(self._count_planes)
         self._vjp: Callable[..., tuple[Tensor, ...]] | None = None
         self._op: Callable[..., Tensor] | None = None
         self._backward_op: Callable[..., list[Tensor]] | None = None
@@ -193,6 +204,7 @@ class Expansion:
 
     def _arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
         missing = self.argument_names[len(args) :]
+        kwargs = {**{name: value for name, value in self._defaults.items() if name in missing}, **kwargs}
         if len(args) > len(self.argument_names) or set(missing) != set(kwargs):
             signature = ", ".join(("x", *self.argument_names))
             raise TypeError(
@@ -216,26 +228,31 @@ class Expansion:
 
     def _forward(self, x: Tensor, mix: Tensor | None, *args: Any) -> Tensor:
         *family_args, input_map, base, dtype = args
-        planes = self._planes(x, tuple(family_args), input_map, base)
-        planes = list(planes) if mix is None else _combine(planes, mix.to(working_dtype(x.dtype)))
-        out = empty_expansion(x, len(planes), dtype)
+        planes: Iterable[Tensor] = self._planes(x, tuple(family_args), input_map, base)
+        if mix is not None:
+            planes = _combine(planes, mix.to(working_dtype(x.dtype)))
+        # One plane at a time: a family that yields never has all of them in memory beside the result.
+        out = empty_expansion(x, self._result_size(mix, family_args, base), dtype)
         for k, plane in enumerate(planes):
             out[:, :, k] = plane
         return out
 
     def _fake_forward(self, x: Tensor, mix: Tensor | None, *args: Any) -> Tensor:
         *family_args, _, base, dtype = args
-        size = self.size(*family_args) + int(base is not None) if mix is None else mix.shape[1]
-        return empty_expansion(x, size, dtype)
+        return empty_expansion(x, self._result_size(mix, family_args, base), dtype)
+
+    def _result_size(self, mix: Tensor | None, family_args: Sequence[Any], base: str | None) -> int:
+        return self.size(*family_args) + int(base is not None) if mix is None else mix.shape[1]
 
     def size(self, *args: Any) -> int:
         """The number of functions for these arguments, base function not counted."""
-        probe = torch.empty((0, 1))
-        tensors, scalars = args[: self.num_tensors], args[self.num_tensors :]
-        if not tensors:
-            return sum(1 for _ in self.values(probe, *scalars))
-        # Learned tensors carry one value for each function in their last dimension.
-        return tensors[0].shape[-1]
+        if self.num_tensors:
+            # Learned tensors carry one value for each function in their last dimension.
+            return args[0].shape[-1]
+        return self._count(*args)
+
+    def _count_planes(self, *scalars: Any) -> int:
+        return sum(1 for _ in self.values(torch.empty((0, 1), device="cpu"), *scalars))
 
     def _setup_context(self, ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         x, mix, *args, input_map, base, _ = inputs

@@ -31,13 +31,13 @@ def gram(x: Tensor, beta: Tensor) -> Planes:
 
     Source: Drokin, "Kolmogorov-Arnold Convolutions", arXiv 2407.01092.
     """
-    return [F.silu(value) for value in _recurrence(x, beta)]
+    return (F.silu(value) for value in _recurrence(x, beta))
 
 
 @gram.vjp
 def gram_vjp(x: Tensor, grads: list[Tensor], beta: Tensor) -> tuple[Tensor, Tensor]:
     """Adjoint of the recurrence (Clenshaw): a_k = h_k + x a_{k+1} - beta_{k+1} a_{k+2}, h_k the gradient of G_k."""
-    values = _recurrence(x, beta)
+    values = list(_recurrence(x, beta))
     coefficients = beta.unbind()
     degree = len(coefficients) - 1
     grad_x = torch.zeros_like(x)
@@ -57,9 +57,9 @@ def gram_vjp(x: Tensor, grads: list[Tensor], beta: Tensor) -> tuple[Tensor, Tens
     return grad_x, torch.stack(grad_beta)
 
 
-def _recurrence(x: Tensor, beta: Tensor) -> list[Tensor]:
-    coefficients = beta.unbind()
-    values = [torch.ones_like(x), x][: len(coefficients)]
-    for k in range(1, len(coefficients) - 1):
-        values.append(x * values[k] - coefficients[k] * values[k - 1])
-    return values
+def _recurrence(x: Tensor, beta: Tensor) -> Planes:
+    before, value = torch.zeros_like(x), torch.ones_like(x)
+    for k, coefficient in enumerate(beta.unbind()):
+        yield value
+        # beta_0 is not part of the recurrence: G_1 = x.
+        before, value = value, x * value - coefficient * before if k else x

@@ -14,7 +14,7 @@ def rbf(x: Tensor, centers: Tensor, width: float) -> Planes:
 
     Source: Li, "Kolmogorov-Arnold Networks are Radial Basis Function Networks", arXiv 2405.06721.
     """
-    return [torch.exp(-(((x - center) / width) ** 2)) for center in channelwise(centers, x)]
+    return (torch.exp(-(((x - center) / width) ** 2)) for center in channelwise(centers, x))
 
 
 @rbf.vjp

@@ -18,7 +18,7 @@ def relu_bumps(x: Tensor, low: Tensor, high: Tensor, width: float) -> Planes:
     Source: Qiu et al., "ReLU-KAN", arXiv 2406.02075.
     """
     scale = 4 / width**2
-    return [(F.relu(x - a) * F.relu(b - x) * scale) ** 2 for a, b in _edges(low, high, x)]
+    return ((F.relu(x - a) * F.relu(b - x) * scale) ** 2 for a, b in _edges(low, high, x))
 
 
 @relu_bumps.vjp

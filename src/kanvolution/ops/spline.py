@@ -18,7 +18,7 @@ def spline(x: Tensor, grid_size: int, order: int, low: float, high: float) -> Pl
     Source: Schoenberg 1946; de Boor, A Practical Guide to Splines, ch. IX; as used in KAN, arXiv 2404.19756, sec. 2.2.
     Inside [low, high] the functions sum to one; outside they fall to zero within `order` steps.
     """
-    return [_cardinal(u, order) for u in _positions(x, grid_size, order, low, high)]
+    return (_cardinal(u, order) for u in _positions(x, grid_size, order, low, high))
 
 
 @spline.derivative
@@ -32,9 +32,9 @@ def spline_derivative(x: Tensor, grid_size: int, order: int, low: float, high: f
             yield (_cardinal(u, order - 1) - _cardinal(u - 1, order - 1)) / step
 
 
-def _positions(x: Tensor, grid_size: int, order: int, low: float, high: float) -> list[Tensor]:
+def _positions(x: Tensor, grid_size: int, order: int, low: float, high: float) -> Planes:
     scaled = (x - low) * (grid_size / (high - low))
-    return [scaled + (order - k) for k in range(grid_size + order)]
+    return (scaled + (order - k) for k in range(grid_size + order))
 
 
 def _cardinal(u: Tensor, order: int) -> Tensor:

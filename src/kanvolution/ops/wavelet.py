@@ -86,7 +86,7 @@ Source: Bozorgasl and Chen, "Wav-KAN", arXiv 2405.12832, table 1 and its code fo
 def wavelet(x: Tensor, scale: Tensor, translation: Tensor, kind: str) -> Planes:
     """psi((x - translation_k) / scale_k) for scale and translation of shape [K] or [C, K]."""
     psi = WAVELETS[kind].value
-    return [psi((x - t) / s) for s, t in zip(channelwise(scale, x), channelwise(translation, x), strict=True)]
+    return (psi((x - t) / s) for s, t in zip(channelwise(scale, x), channelwise(translation, x), strict=True))
 
 
 @wavelet.vjp

@@ -57,7 +57,8 @@ class Bottleneck(Structure):
         base = probe.base if probe.num_functions else None
         # Two paths of half the variance each, where there are two.
         share = 1.0 if base is None else 2.0
-        base_moment = 1.0 if base is None or a.device == "meta" else float(probe.second_moments()[0])
+        on_meta = any(t.is_meta for t in (*probe.parameters(), *probe.buffers()))
+        base_moment = 1.0 if base is None or on_meta else float(probe.second_moments()[0])
 
         def without_base(in_channels: int, out_channels: int, groups: int) -> Basis:
             basis = make_basis(in_channels, out_channels, groups)
