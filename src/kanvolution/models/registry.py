@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import fnmatch
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
 from kanvolution.checks import integer_at_least
 from kanvolution.layers.spec import ConvFactory, ConvSpec, resolve_conv
+from kanvolution.models.network import FeatureMaps, Network
 from kanvolution.registry import Registry, unknown_name
 
 MODELS: Registry[Callable[..., nn.Module]] = Registry("model")
@@ -35,6 +36,8 @@ def create_model(
     *,
     num_classes: int = 1000,
     in_chans: int = 3,
+    features_only: bool = False,
+    out_indices: Sequence[int] | None = None,
     **options: Any,
 ) -> nn.Module:
     """Make the model registered as `name`.
@@ -44,6 +47,8 @@ def create_model(
         conv: name of a basis ("gram"), a `ConvSpec`, its dictionary, or any callable with nn.Conv's arguments.
         num_classes: number of outputs; 0 leaves the head out.
         in_chans: channels of the input.
+        features_only: make a `FeatureMaps` of the network: its output is the list of its stages' maps.
+        out_indices: which of them; None for all. Only with `features_only`.
         **options: options of the model.
 
     Returns:
@@ -66,8 +71,16 @@ def create_model(
             raise ValueError(unknown_name(f"option of model {name!r}", option, known or ["(none)"]))
     integer_at_least("num_classes", num_classes, 0)
     integer_at_least("in_chans", in_chans, 1)
+    if out_indices is not None and not features_only:
+        raise ValueError(f"out_indices (={list(out_indices)}) needs features_only=True")
     factory = resolve_conv(conv)
     model = constructor(conv=factory, num_classes=num_classes, in_chans=in_chans, **options)
+    features: dict[str, Any] = {}
+    if features_only:
+        if not isinstance(model, Network):
+            raise ValueError(f"model {name!r} is no Network and has no feature maps; features_only must be False")
+        model = FeatureMaps(model, out_indices)
+        features = {"features_only": True, "out_indices": list(model.out_indices)}
     object.__setattr__(
         model,
         "config",
@@ -76,6 +89,7 @@ def create_model(
             "conv": factory.to_dict() if isinstance(factory, ConvSpec) else None,
             "num_classes": num_classes,
             "in_chans": in_chans,
+            **features,
             **options,
         },
     )

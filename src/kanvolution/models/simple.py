@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from functools import partial
 
-from torch import Tensor, nn
+from torch import nn
 
-from kanvolution.checks import probability
 from kanvolution.layers.spec import ConvFactory, resolve_conv
+from kanvolution.models.network import Classifier, FeatureInfo
 from kanvolution.models.registry import register_model
 
 
-class SimpleNet(nn.Module):
+class SimpleNet(Classifier):
     """Convolutions of kernel 3 and padding 1, average pooling over the image, and a linear head.
 
     Args:
@@ -41,43 +42,21 @@ class SimpleNet(nn.Module):
         groups: int = 1,
         drop_rate: float = 0.0,
     ) -> None:
-        super().__init__()
+        super().__init__(drop_rate)
         conv = resolve_conv(conv, ndim=2)
         if len(channels) != len(strides) or not channels:
             raise ValueError(f"channels (={list(channels)}) and strides (={list(strides)}) must have one entry a layer")
         widths = (in_chans, *channels)
-        self.layers = nn.Sequential(
-            *(
-                conv(widths[i], widths[i + 1], 3, stride=stride, padding=1, groups=groups if i else 1)
-                for i, stride in enumerate(strides)
-            )
+        self.stem = nn.Identity()
+        self.stages = nn.ModuleList(
+            conv(widths[i], widths[i + 1], 3, stride=stride, padding=1, groups=groups if i else 1)
+            for i, stride in enumerate(strides)
+        )
+        self.feature_info = tuple(
+            FeatureInfo(f"stages.{i}", width, math.prod(strides[: i + 1])) for i, width in enumerate(channels)
         )
         self.num_features = channels[-1]
-        self.pool = nn.AdaptiveAvgPool2d(1)
-        self.drop = nn.Dropout(probability("drop_rate", drop_rate))
-        self.head: nn.Module = nn.Identity()
         self.reset_classifier(num_classes)
-
-    def reset_classifier(self, num_classes: int) -> None:
-        """Replace the head by a new one with `num_classes` outputs; 0 leaves it out."""
-        self.num_classes = num_classes
-        like = next(self.parameters())
-        head = nn.Linear(self.num_features, num_classes, device=like.device, dtype=like.dtype) if num_classes else None
-        self.head = nn.Identity() if head is None else head
-        if hasattr(self, "config"):  # what create_model would make this model from
-            self.config = {**self.config, "num_classes": num_classes}
-
-    def forward_features(self, x: Tensor) -> Tensor:
-        """[N, in_chans, H, W] -> feature map [N, num_features, H', W']."""
-        return self.layers(x)
-
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Feature map -> logits [N, num_classes], or the pooled features with `pre_logits`."""
-        x = self.drop(self.pool(x).flatten(1))
-        return x if pre_logits else self.head(x)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.forward_head(self.forward_features(x))
 
 
 _PLANS = {

@@ -1,0 +1,154 @@
+"""What all networks have in common: stages with known feature maps, a head that can be replaced, checkpointing."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from kanvolution.checks import probability
+from kanvolution.registry import unknown_name
+
+
+@dataclass(frozen=True)
+class FeatureInfo:
+    """The feature map after a stage: its name, channels, and by how much it is smaller than the image."""
+
+    name: str
+    channels: int
+    reduction: int
+
+
+class Network(nn.Module, ABC):
+    """Image [N, in_chans, H, W] -> feature maps of the stages -> features -> output.
+
+    A subclass sets `feature_info`, one entry for each map of `forward_stages`, and `num_features`, and calls
+    `reset_classifier` at the end of its constructor.
+    """
+
+    feature_info: tuple[FeatureInfo, ...]
+    num_features: int
+    num_classes: int
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.grad_checkpointing = False
+
+    @abstractmethod
+    def forward_stages(self, x: Tensor) -> list[Tensor]:
+        """The feature maps of an image, one for each entry of `feature_info`."""
+
+    @abstractmethod
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Image -> the feature map that the head takes, [N, num_features, H', W']."""
+
+    @abstractmethod
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Features -> output; with `pre_logits` what the last layer would take."""
+
+    @abstractmethod
+    def make_head(self, num_classes: int) -> nn.Module:
+        """A new last layer with `num_classes` (>= 1) outputs."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.forward_head(self.forward_features(x))
+
+    def reset_classifier(self, num_classes: int) -> None:
+        """Replace the last layer by a new one with `num_classes` outputs; 0 leaves it out."""
+        like = next(self.parameters())
+        self.num_classes = num_classes
+        self.head = self.make_head(num_classes).to(like.device, like.dtype) if num_classes else nn.Identity()
+        if hasattr(self, "config"):  # what create_model would make this model from
+            self.config = {**self.config, "num_classes": num_classes}
+
+    def get_classifier(self) -> nn.Module:
+        """The last layer; an identity where num_classes is 0."""
+        return self.head
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """Keep only the inputs of the stages in training and compute their insides again in backward."""
+        self.grad_checkpointing = enable
+
+    def run(self, stage: Callable[..., Any], *inputs: Any) -> Any:
+        """`stage(*inputs)`, checkpointed where that is switched on. Subclasses call their stages through it."""
+        if self.grad_checkpointing and self.training:
+            return checkpoint(stage, *inputs, use_reentrant=False)
+        return stage(*inputs)
+
+
+class Classifier(Network):
+    """A `Network` of a stem and stages one after the other, average pooling, dropout and a head.
+
+    A subclass sets `stem` and `stages` (the first map is that of the first stage) and may override `make_head`.
+
+    Args:
+        drop_rate: dropout before the head.
+    """
+
+    stem: nn.Module
+    stages: nn.ModuleList
+
+    def __init__(self, drop_rate: float = 0.0) -> None:
+        super().__init__()
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.drop = nn.Dropout(probability("drop_rate", drop_rate))
+
+    def forward_stages(self, x: Tensor) -> list[Tensor]:
+        maps = []
+        x = self.run(self.stem, x)
+        for stage in self.stages:
+            x = self.run(stage, x)
+            maps.append(x)
+        return maps
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        return self.forward_stages(x)[-1]
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        x = self.drop(self.pool(x).flatten(1))
+        return x if pre_logits else self.head(x)
+
+    def make_head(self, num_classes: int) -> nn.Module:
+        return nn.Linear(self.num_features, num_classes)
+
+
+class FeatureMaps(nn.Module):
+    """The feature maps of a network's stages: image -> list of tensors [N, channels, H', W']. The head is left out.
+
+    Args:
+        network: a `Network`.
+        out_indices: which entries of `network.feature_info`; None for all.
+
+    Raises:
+        ValueError: an index that is not there.
+    """
+
+    def __init__(self, network: Network, out_indices: Sequence[int] | None = None) -> None:
+        super().__init__()
+        count = len(network.feature_info)
+        chosen = range(count) if out_indices is None else out_indices
+        for index in chosen:
+            if not -count <= index < count:
+                raise ValueError(f"out_indices (={list(chosen)}) must be between {-count} and {count - 1}")
+        network.reset_classifier(0)
+        self.network = network
+        self.out_indices = tuple(index % count for index in chosen)
+        self.feature_info = tuple(network.feature_info[index] for index in self.out_indices)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        maps = self.network.forward_stages(x)
+        return [maps[index] for index in self.out_indices]
+
+    def set_grad_checkpointing(self, enable: bool = True) -> None:
+        """See `Network.set_grad_checkpointing`."""
+        self.network.set_grad_checkpointing(enable)
+
+
+def check_choice(name: str, value: object, known: Sequence[str]) -> None:
+    """Raises ValueError unless `value` is one of `known`, naming the nearest."""
+    if value not in known:
+        raise ValueError(unknown_name(name, value, known))
