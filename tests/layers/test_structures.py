@@ -28,7 +28,7 @@ SIZES = {1: (17,), 2: (6, 7), 3: (4, 5, 4)}
 PAIRS = [(b, s) for b in BASES for s in STRUCTURED if not (b == "wavelet_edge" and "low_rank" in s)]
 
 every_pair = pytest.mark.parametrize(("basis", "structure"), PAIRS)
-# Where a case takes a second (compilation), the dimensions other than 2 are tried with one basis; the slow tests try all.
+# Where a case takes a second (compilation), dimensions other than 2 are tried with one basis; the slow tests try all.
 TRIPLES = [
     pytest.param(b, s, ndim, marks=[] if ndim == 2 or b == "gram" else pytest.mark.slow)
     for b, s in PAIRS
