@@ -14,6 +14,8 @@ from tests.tolerances import assert_close
 SMALL: dict[str, dict[str, Any]] = {
     "simple4": {"channels": (4, 4, 8, 8)},
     "simple8": {"channels": (4,) * 8},
+    "simple12": {"channels": (4,) * 12},
+    "simple16": {"channels": (4,) * 16},
 }
 every_model = pytest.mark.parametrize("name", kv.list_models())
 
@@ -82,6 +84,19 @@ def test_parameter_counts_are_the_peers(name: str, conv: str, count: int) -> Non
     with torch.device("meta"):
         model = kv.create_model(name, conv=conv, num_classes=10, in_chans=1)
     assert sum(p.numel() for p in model.parameters()) == count
+
+
+@pytest.mark.parametrize(("name", "millions"), [("simple8", 22.66), ("simple12", 61.00), ("simple16", 53.13)])
+def test_parameter_counts_are_those_of_the_report_on_cifar100(name: str, millions: float) -> None:
+    with torch.device("meta"):
+        model = kv.create_model(name, num_classes=100)
+    assert round(sum(p.numel() for p in model.parameters()) / 1e6, 2) == millions
+
+
+def test_the_image_keeps_its_colours() -> None:
+    model = make("simple4", kv.ConvSpec("gram", dropout=0.5))
+    dropouts = [stage.dropout for stage in model.stages]
+    assert dropouts[0] is None and all(isinstance(d, nn.Dropout2d) and d.p == 0.5 for d in dropouts[1:])
 
 
 def test_any_factory_with_nn_convs_arguments_is_a_conv() -> None:
