@@ -135,11 +135,13 @@ class Each(BatchTransform):
     def __call__(self, images: Tensor, masks: Tensor | None = None) -> Batch:
         if masks is None:
             return torch.stack([self.transform(image) for image in images]), None
-        pairs = [
-            self.transform(tv_tensors.Image(image), tv_tensors.Mask(mask))
-            for image, mask in zip(images, masks, strict=True)
-        ]
-        return tuple(torch.stack([part.as_subclass(Tensor) for part in parts]) for parts in zip(*pairs, strict=True))
+        changed: list[Tensor] = []
+        moved: list[Tensor] = []
+        for image, mask in zip(images, masks, strict=True):
+            image, mask = self.transform(tv_tensors.Image(image), tv_tensors.Mask(mask))
+            changed.append(image.as_subclass(Tensor))
+            moved.append(mask.as_subclass(Tensor))
+        return torch.stack(changed), torch.stack(moved)
 
 
 class ImagesOnly(BatchTransform):

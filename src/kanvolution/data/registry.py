@@ -118,12 +118,10 @@ class PreparedImages(Dataset):
 
     def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, Any]]:
         images, targets = self._take(indices)
+        masks = torch.stack(list(targets)) if isinstance(targets[0], Tensor) and targets[0].ndim else None
         if self.augment is not None:
-            if isinstance(targets[0], Tensor) and targets[0].ndim:
-                images, targets = self.augment(images, torch.stack(list(targets)))
-            else:
-                images, _ = self.augment(images)
-        return list(zip(self.info.normalise(images), targets, strict=True))
+            images, masks = self.augment(images, masks)
+        return list(zip(self.info.normalise(images), targets if masks is None else masks, strict=True))
 
     def _take(self, indices: Sequence[int]) -> tuple[Tensor, Sequence[Any]]:
         if hasattr(self.images, "take"):
