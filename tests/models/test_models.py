@@ -258,7 +258,9 @@ def test_with_plain_convolutions_a_vgg_is_torchvisions() -> None:
     theirs = torchvision.models.vgg11_bn(num_classes=7).features[:-1].eval()
     channels = ((64,), (128,), (256, 256), (512, 512), (512, 512))
     ours = kv.create_model("vgg11", conv=kv.ConvSpec("identity"), channels=channels, num_classes=0).eval()
-    stored = [value for key, value in theirs.state_dict().items() if not (key.endswith("bias") and _is_conv(theirs, key))]
+    stored = [
+        value for key, value in theirs.state_dict().items() if not (key.endswith("bias") and _is_conv(theirs, key))
+    ]
     keys = ours.state_dict()
     ours.load_state_dict({key: new.reshape(old.shape) for (key, old), new in zip(keys.items(), stored, strict=True)})
     for module in theirs:
@@ -417,7 +419,11 @@ def test_a_model_of_ones_own() -> None:
         ("simple4", {"head": "kan", "conv": nn.Conv2d}, "takes its basis from conv"),
         ("simple4", {"head_width": 3}, r"head_width \(=3\) needs a head with hidden layers"),
         ("vgg11", {"attention": "slef"}, "unknown attention 'slef'. Did you mean 'self'"),
-        ("vgg11", {"attention": "self", "attention_stages": (5,)}, r"attention_stages \(=\[5\]\) must be between -5 and 4"),
+        (
+            "vgg11",
+            {"attention": "self", "attention_stages": (5,)},
+            r"attention_stages \(=\[5\]\) must be between -5 and 4",
+        ),
         ("vgg11", {"channels": ((4,), ())}, "none empty"),
         ("vgg11", {"pool_size": 0}, r"pool_size \(=0\) must be >= 1"),
         ("resnet18", {"block": "bottelneck"}, "Did you mean 'bottleneck'"),
