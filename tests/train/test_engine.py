@@ -177,9 +177,9 @@ def test_a_loss_that_is_not_a_number_stops_and_keeps_the_last_good_checkpoint(tm
 
 
 def test_a_failing_save_keeps_the_checkpoint_before(tmp_path, monkeypatch) -> None:
-    from kanvolution.train import checkpoint
+    from kanvolution.models import weights
 
-    save, calls = checkpoint.save_file, []
+    save, calls = weights.save_file, []
 
     def fail_later(state: Mapping, path, **options: Any) -> None:
         calls.append(path)
@@ -188,7 +188,7 @@ def test_a_failing_save_keeps_the_checkpoint_before(tmp_path, monkeypatch) -> No
             raise OSError("No space left on device")
         save(state, path, **options)
 
-    monkeypatch.setattr(checkpoint, "save_file", fail_later)
+    monkeypatch.setattr(weights, "save_file", fail_later)
     with pytest.raises(OSError, match="No space left"):
         quick(tmp_path / "run")
     assert load_run(tmp_path / "run").epoch == 1
