@@ -51,7 +51,7 @@ def test_a_missing_or_damaged_file_is_named(saved, name: str) -> None:
     folder, _ = saved
     whole = (folder / name).read_bytes()
     (folder / name).write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ValueError, match=f"{name}.* is damaged"):
+    with pytest.raises(ValueError, match=rf"{name}.* is damaged"):
         load_run(folder)
     (folder / name).unlink()
     with pytest.raises(ValueError, match=f"is not the folder of a saved model: it has no {name}"):
@@ -77,7 +77,7 @@ def test_a_model_that_is_not_registered_says_how_to_register_it(saved) -> None:
 def test_a_model_made_by_hand_is_passed_in(tmp_path) -> None:
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 4))
     save_run(tmp_path, model, toy_data().info)
-    with pytest.raises(ValueError, match="made by hand; make it and pass it: model=..."):
+    with pytest.raises(ValueError, match=r"made by hand; make it and pass it: model=..."):
         load_run(tmp_path)
     fresh = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(64, 4))
     x = torch.randn(1, 1, 8, 8)

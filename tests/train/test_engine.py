@@ -33,6 +33,7 @@ def test_every_basis_trains_a_step(basis: str, tmp_path) -> None:
     moved = [not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True)]
     assert sum(moved) > 0.8 * len(moved)
     assert torch.equal(weights(load_run(tmp_path / "run").model), weights(model))
+    assert torch.equal(weights(kv.from_pretrained(tmp_path / "run")), weights(model))
 
 
 def test_training_learns(tmp_path) -> None:
