@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-_REPO_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+_REPO_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
 def fetch(
@@ -22,7 +22,8 @@ def fetch(
     """A local folder that holds `files`: `source` itself, or the cached copy of a repository of the hub.
 
     Args:
-        source: a folder, or the id of a repository ("user/name"). A folder of that name comes first.
+        source: a folder, or the id of a repository ("user/name"). A folder comes first; where there is a folder "user"
+            here, "user/name" is a path.
         files: names of the files that are needed; nothing else is downloaded.
         revision: branch, tag or commit of the repository; None for its main branch.
         cache_dir: where downloads are kept; None for the hub's own place (the environment variable HF_HOME moves it).
@@ -40,7 +41,7 @@ def fetch(
             raise ValueError(f"revision (={revision!r}) needs a repository of the hub, and {str(source)!r} is a folder")
         return _complete(folder, files)
     repo_id = str(source)
-    if not _REPO_ID.fullmatch(repo_id):
+    if not _REPO_ID.fullmatch(repo_id) or folder.parent.is_dir():
         raise ValueError(f"there is no folder {repo_id!r}; name one, or a repository of the hub as 'user/name'")
     import huggingface_hub
 
@@ -56,7 +57,7 @@ def fetch(
         )
     except _failures() as error:
         raise ValueError(
-            f"there is no folder {repo_id!r}, and no repository of that name could be read from the Hugging Face Hub: "
+            f"there is no folder {repo_id!r}, and no such repository could be read from the Hugging Face Hub: "
             f"{_reason(error)} {_by_hand(repo_id, revision, files)}"
         ) from error
     return _complete(Path(found), files, _by_hand(repo_id, revision, files))
@@ -72,7 +73,10 @@ def upload(
     commit_message: str,
     create_pr: bool = False,
 ) -> str:
-    """Upload the files of a folder to a repository, which is made if it is not there. Returns the address of the commit.
+    """Upload the files of a folder to a repository, which is made if it is not there.
+
+    Returns:
+        The address of the commit.
 
     Raises:
         ValueError: the hub cannot be reached, or refuses.
@@ -121,6 +125,6 @@ def _complete(folder: Path, files: Sequence[str], remedy: str = "") -> Path:
     missing = [name for name in files if not (folder / name).is_file()]
     if missing:
         raise ValueError(
-            f"{str(folder)!r} is not the folder of a saved model: it has no {' and no '.join(missing)}. {remedy}".strip()
+            f"{str(folder)!r} is not the folder of a saved model: it has no {' and no '.join(missing)}. {remedy}"
         )
     return folder

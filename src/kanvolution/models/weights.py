@@ -96,7 +96,7 @@ def load_weights(model: nn.Module, weights: str | Path | Mapping[str, Tensor], s
 
 
 def _some(names: Sequence[str]) -> str:
-    """ "7 (a; b; c; d; e; and 2 more)"."""
+    """Their number and the first of them: 7 (a, b, c, d, e, and 2 more)."""
     separator = "; " if any(", " in name for name in names) else ", "  # a shape has commas of its own
     more = [f"and {len(names) - _SHOWN} more"] if len(names) > _SHOWN else []
     return f"{len(names)} ({separator.join([*names[:_SHOWN], *more])})"

@@ -1,4 +1,4 @@
-"""Runs on disk: a saved model (see `kanvolution.models.pretrained`) with the facts needed to prepare an image for it."""
+"""Runs on disk: a saved model (see `models.pretrained`) with the facts needed to prepare an image for it."""
 
 from __future__ import annotations
 
