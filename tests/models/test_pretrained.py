@@ -273,6 +273,9 @@ def test_push_to_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         def create_repo(self, repo_id: str, **options: Any) -> None:
             calls.append(("create_repo", {"repo_id": repo_id, **options}))
 
+        def create_branch(self, repo_id: str, **options: Any) -> None:
+            calls.append(("create_branch", {"repo_id": repo_id, **options}))
+
         def upload_folder(self, folder_path: str, **options: Any) -> Any:
             shutil.copytree(folder_path, tmp_path / "uploaded")
             calls.append(("upload_folder", options))
@@ -285,6 +288,7 @@ def test_push_to_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert calls == [
         ("token", {"token": "secret"}),
         ("create_repo", {"repo_id": "someone/network", "private": True, "exist_ok": True}),
+        ("create_branch", {"repo_id": "someone/network", "branch": "next", "exist_ok": True}),
         (
             "upload_folder",
             {

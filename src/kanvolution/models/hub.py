@@ -86,6 +86,8 @@ def upload(
     api = huggingface_hub.HfApi(token=token)
     try:
         api.create_repo(repo_id, private=private, exist_ok=True)
+        if revision is not None:
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
         commit = api.upload_folder(
             repo_id=repo_id,
             folder_path=folder,
@@ -95,8 +97,8 @@ def upload(
         )
     except _failures() as error:
         raise ValueError(
-            f"repo_id (={repo_id!r}) could not be uploaded to: {_reason(error)} Where the hub cannot be reached from here, "
-            "save_pretrained(folder) writes the same files; upload them with: hf upload REPO_ID FOLDER"
+            f"repo_id (={repo_id!r}) could not be uploaded to: {_reason(error)} Where the hub cannot be reached from "
+            "here, save_pretrained(folder) writes the same files; upload them with: hf upload REPO_ID FOLDER"
         ) from error
     return str(commit.pr_url or commit.commit_url)
 
@@ -124,7 +126,6 @@ def _complete(folder: Path, files: Sequence[str], remedy: str = "") -> Path:
     """`folder`. Raises ValueError if it lacks one of the files."""
     missing = [name for name in files if not (folder / name).is_file()]
     if missing:
-        raise ValueError(
-            f"{str(folder)!r} is not the folder of a saved model: it has no {' and no '.join(missing)}. {remedy}"
-        )
+        lack = f"{str(folder)!r} is not the folder of a saved model: it has no {' and no '.join(missing)}."
+        raise ValueError(f"{lack} {remedy}" if remedy else lack)
     return folder
