@@ -158,7 +158,7 @@ def test_weights_of_another_architecture_are_told_in_words(tmp_path: Path) -> No
     text = str(caught.value)
     listed = re.search(rf"Unexpected: {unexpected} \((.*?), and {unexpected - 5} more\)", text)
     assert "Missing:" not in text and listed and len(listed[1].split(", ")) == 5
-    assert "stages.2.conv.weight, [4, 20, 3, 3] in the file and [8, 20, 3, 3] in the model; " in text
+    assert "stages.0.conv.weight, [1, 10, 3, 3] in the file and [2, 10, 3, 3] in the model; " in text
     with pytest.raises(ValueError, match=rf"Missing: {unexpected} \(stages.4.conv.weight"):
         kv.from_pretrained(make("simple4").save_pretrained(tmp_path / "four"), model=make("simple8"))
 
