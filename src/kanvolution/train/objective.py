@@ -46,7 +46,7 @@ class Objective:
             asked = ", ".join(f"task.penalties.{name} (={value})" for name, value in strengths.items() if value)
             raise ValueError(f"{asked}: {type(model).__name__} has no Kolmogorov-Arnold layer; set it to 0")
         on = task.penalties
-        self._weights = {"l1": on.weight_l1, "l2": on.weight_l2} if on.weight_l1 or on.weight_l2 else None
+        self._on_weights = bool(on.weight_l1 or on.weight_l2)
         self._activations = (
             ActivationPenalty(model, l1=on.activation_l1, l2=on.activation_l2)
             if on.activation_l1 or on.activation_l2
@@ -88,8 +88,9 @@ class Objective:
 
     def _penalties(self) -> dict[str, Tensor]:
         terms = {}
-        if self._weights is not None:
-            terms["weight_penalty"] = weight_penalty(self.model, **self._weights)
+        if self._on_weights:
+            strengths = self.task.penalties
+            terms["weight_penalty"] = weight_penalty(self.model, l1=strengths.weight_l1, l2=strengths.weight_l2)
         if self._activations is not None:
             terms["activation_penalty"] = self._activations.take()
         return terms
