@@ -7,14 +7,8 @@ import pytest
 import torch
 
 import kanvolution as kv
-from kanvolution.train import create_schedule
-from kanvolution.train.files import append_json_line, atomic, write_json, write_text
+from kanvolution.files import append_json_line, atomic, write_json, write_text
 from kanvolution.train.run_folder import environment, make_run_folder
-
-
-def test_constant_is_constant_after_its_warm_up() -> None:
-    factor = create_schedule({"name": "constant", "warmup_epochs": 1}, 20, 5)
-    assert [factor(s) for s in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
 
 
 def test_a_failed_write_keeps_the_old_file_and_leaves_no_other(tmp_path) -> None:
