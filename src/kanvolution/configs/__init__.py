@@ -2,5 +2,6 @@
 
 from kanvolution.configs.compose import Composed, ConfigError, compose, read_config
 from kanvolution.configs.groups import GROUPS, Group, Key
+from kanvolution.configs.sweep import Variant, expand
 
-__all__ = ["GROUPS", "Composed", "ConfigError", "Group", "Key", "compose", "read_config"]
+__all__ = ["GROUPS", "Composed", "ConfigError", "Group", "Key", "Variant", "compose", "expand", "read_config"]

@@ -81,23 +81,36 @@ def compose(
 
 
 def _parse(overrides: Sequence[str]) -> list[Any]:
+    parsed = [parse_override(text) for text in overrides]
+    for override in parsed:
+        if override.is_sweep_override():
+            raise ConfigError(
+                f"{override.input_line!r} holds several values; a run takes one (-m makes a run of each), and a list "
+                "is written [1,2]"
+            )
+    return parsed
+
+
+def parse_override(text: str) -> Any:
+    """The override of one key as Hydra's parser gives it; ConfigError where it cannot be read."""
     parser = require("hydra.core.override_parser.overrides_parser", _EXTRA).OverridesParser.create()
     errors = require("hydra.errors", _EXTRA)
-    parsed = []
-    for text in overrides:
-        if text.startswith("-"):
-            raise ConfigError(f"unknown option {text!r}; overrides are written key=value (see --help)")
-        try:
-            override = parser.parse_override(text)
-        except errors.HydraException as error:
-            hint = "write key=value" if "=" not in text else "put quotes around a value with special characters"
-            raise ConfigError(f"cannot read {text!r}; {hint}, e.g. conv.degree=3 or \"data.path='a b'\"") from error
-        if override.is_delete() or override.is_add():
-            raise ConfigError(f"{text!r}: keys are set with key=value; none is added or removed")
-        if override.is_sweep_override():
-            raise ConfigError(f"{text!r} holds several values; a run takes one, and a list is written [1,2]")
-        parsed.append(override)
-    return parsed
+    if text.startswith("-"):
+        raise ConfigError(f"unknown option {text!r}; overrides are written key=value (see --help)")
+    try:
+        override = parser.parse_override(text)
+    except errors.HydraException as error:
+        hint = "write key=value" if "=" not in text else "put quotes around a value with special characters"
+        raise ConfigError(f"cannot read {text!r}; {hint}, e.g. conv.degree=3 or \"data.path='a b'\"") from error
+    if override.is_delete() or override.is_add():
+        raise ConfigError(f"{text!r}: keys are set with key=value; none is added or removed")
+    return override
+
+
+def group_choices(group: str) -> list[str]:
+    """The choices of a group, from its registry and its files; none for what is no group."""
+    with _hydra() as hydra:
+        return sorted(hydra.group_options(group)) if group in hydra.groups() else []
 
 
 class _Earlier:
