@@ -10,6 +10,7 @@ from kanvolution.bases import Basis
 from kanvolution.checks import divisible, integer_at_least
 from kanvolution.layers.structures.structure import (
     ConvArguments,
+    PLAIN_CONVOLUTIONS,
     MakeBasis,
     Structure,
     build_conv,
@@ -75,6 +76,9 @@ class Bottleneck(Structure):
         )
 
 
+_Convolution = tuple(PLAIN_CONVOLUTIONS.values())
+
+
 class BottleneckConv(nn.Module):
     """unsqueeze(conv(squeeze(x))) + base_conv(b(x)); both halves share the variance at the start.
 
@@ -93,6 +97,20 @@ class BottleneckConv(nn.Module):
         self.unsqueeze = unsqueeze
         self.base = base
         self.base_conv = base_conv
+
+    @torch.no_grad()
+    def become_plain(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        """Compute what an ordinary convolution does: base_conv is it, and unsqueeze starts at zero.
+
+        Args and errors as `KANConv2d.become_plain`.
+        """
+        if self.base_conv is None or self.base != "identity":
+            raise ValueError(f"the base function is {self.base!r}, and must be the identity: base='identity'")
+        assert isinstance(self.base_conv, _Convolution) and isinstance(self.unsqueeze, _Convolution)
+        self.base_conv.weight.copy_(weight)
+        self.unsqueeze.weight.zero_()
+        if bias is not None and self.unsqueeze.bias is not None:
+            self.unsqueeze.bias.copy_(bias)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.unsqueeze(self.conv(self.squeeze(x)))
