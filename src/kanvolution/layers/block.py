@@ -92,7 +92,9 @@ class KANConvNormAct(nn.Module):
             ValueError: also where a norm or an activation follows, or the convolution inside cannot.
         """
         if self.norm is not None or self.act is not None:
-            raise ValueError("a norm or an activation is part of the block; an ordinary convolution has norm=None, act=None")
+            raise ValueError(
+                "a norm or an activation is part of the block; an ordinary convolution has norm=None, act=None"
+            )
         become_plain = getattr(self.conv, "become_plain", None)
         if become_plain is None:
             raise ValueError(f"a {type(self.conv).__name__} cannot begin as an ordinary convolution")

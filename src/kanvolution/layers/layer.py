@@ -60,10 +60,8 @@ class KANLayer(nn.Module):
         functions = self.basis.size
         shape = (self.weight.shape[0], self.weight.shape[1] // functions, *self.weight.shape[2:])
         if tuple(weight.shape) != shape or (bias is None) != (self.bias is None):
-            raise ValueError(
-                f"weight (shape {tuple(weight.shape)}{'' if bias is None else ', with a bias'}) must have shape {shape} "
-                f"{'with' if self.bias is not None else 'without'} a bias"
-            )
+            given, wanted = ("with a bias" if b is not None else "without a bias" for b in (bias, self.bias))
+            raise ValueError(f"weight (shape {tuple(weight.shape)}, {given}) must have shape {shape}, {wanted}")
         self.basis.make_first_identity()
         self.weight.zero_()
         self.weight[:, ::functions] = weight

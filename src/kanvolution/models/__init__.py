@@ -1,5 +1,6 @@
 """Models by name. Importing this package registers the models it ships."""
 
+from kanvolution.models.conversion import ConversionReport, LayerReport, convert
 from kanvolution.models.kan import KAN
 from kanvolution.models.network import Classifier, FeatureInfo, FeatureMaps, Network
 from kanvolution.models.pretrained import from_pretrained, push_to_hub, save_pretrained
@@ -11,10 +12,13 @@ __all__ = [
     "KAN",
     "MODELS",
     "Classifier",
+    "ConversionReport",
     "FeatureInfo",
     "FeatureMaps",
+    "LayerReport",
     "Network",
     "SimpleNet",
+    "convert",
     "create_model",
     "from_pretrained",
     "list_models",

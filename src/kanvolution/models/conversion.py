@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import math
 from collections import Counter
@@ -13,11 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils import parametrize
 from torch.utils.flop_counter import FlopCounterMode
 
-from kanvolution.bases import BASES
+from kanvolution.bases import BASES, Basis
 from kanvolution.bases.basis import option_names
 from kanvolution.layers import KAN_TRANSPOSED_CONVOLUTIONS, ConvSpec, KANConvNormAct
 from kanvolution.layers.spec import ConvFactory
@@ -85,7 +86,7 @@ class ConversionReport:
         for layer in self.layers:
             after = layer.after or f"left: {layer.reason}"
             numbers = ("", "") if layer.reason else (_change(*layer.parameters), _change(*layer.flops))
-            rows.append((", ".join(layer.names), layer.before, after, *numbers))
+            rows.append((", ".join(layer.names), layer.before, after, numbers[0], numbers[1]))
         widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
         lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
         total = f"{len(self.replaced)} replaced, {len(self.skipped)} left; parameters {_change(*self.parameters)}"
@@ -151,11 +152,12 @@ def convert(
     if init not in INITS:
         raise ValueError(unknown_name("init", init, INITS))
     factory = _resolve(conv, basis_options, preserve=init == "preserve")
-    chosen = _choose(model, where)
-    owners = Counter(id(p) for module in set(model.modules()) for p in module._parameters.values() if p is not None)
+    modules = dict(model.named_modules(remove_duplicate=False))
+    chosen = _choose(modules, where)
+    owners = Counter(id(p) for module in set(modules.values()) for p in module._parameters.values() if p is not None)
     plan: list[tuple[tuple[str, ...], nn.Module, nn.Module | str]] = []
     for names, old in chosen:
-        reason = _obstacle(old, owners, factory) or _inside(model, names)
+        reason = _obstacle(old, owners, factory) or _inside(names[0], modules)
         if reason:
             plan.append((names, old, reason))
             continue
@@ -224,8 +226,8 @@ def _with_identity(spec: ConvSpec) -> ConvSpec:
     """`spec` with the identity as base function."""
     if spec.norm is not None or spec.act not in (None, "auto") or (spec.act and BASES[spec.basis].activation):
         raise ValueError(
-            f"init='preserve' keeps the network's own norms and activations, so conv must have none (norm={spec.norm!r}, "
-            f"act={spec.act!r}); pass ConvSpec({spec.basis!r}, norm=None, act=None)"
+            f"init='preserve' keeps the network's own norms and activations, so conv (norm={spec.norm!r}, "
+            f"act={spec.act!r}) must have none; pass ConvSpec({spec.basis!r}, norm=None, act=None)"
         )
     given = spec.options.get("base", "identity")
     if given != "identity":
@@ -236,19 +238,18 @@ def _with_identity(spec: ConvSpec) -> ConvSpec:
 
 
 def _choose(
-    model: nn.Module, where: Where | Sequence[Where] | None
+    modules: Mapping[str, nn.Module], where: Where | Sequence[Where] | None
 ) -> list[tuple[tuple[str, ...], nn.Module]]:
-    """The chosen convolutions with all their names."""
+    """The chosen convolutions with all their names; `modules` are all modules of a model by all their names."""
     names: dict[nn.Module, list[str]] = {}
-    for name, module in model.named_modules(remove_duplicate=False):
+    for name, module in modules.items():
         if isinstance(module, _ALL):
             names.setdefault(module, []).append(name)
     if not names:
-        raise ValueError(f"the model ({type(model).__name__}) has no nn.Conv1d, nn.Conv2d or nn.Conv3d")
+        raise ValueError(f"the model ({type(modules['']).__name__}) has no nn.Conv1d, nn.Conv2d or nn.Conv3d")
     if where is None:
         return [(tuple(all_names), module) for module, all_names in names.items()]
     selectors = list(where) if isinstance(where, Sequence) and not isinstance(where, str) else [where]
-    modules = dict(model.named_modules(remove_duplicate=False))
     chosen: set[nn.Module] = set()
     for selector in selectors:
         found = {
@@ -279,9 +280,7 @@ def _matches(selector: object, name: str, module: nn.Module, modules: Mapping[st
     raise TypeError(f"where (={selector!r}) must be a pattern of names, a type, or a predicate (name, module) -> bool")
 
 
-def _nothing_found(
-    selector: object, names: Mapping[nn.Module, list[str]], modules: Mapping[str, nn.Module]
-) -> str:
+def _nothing_found(selector: object, names: Mapping[nn.Module, list[str]], modules: Mapping[str, nn.Module]) -> str:
     convolutions = [name for all_names in names.values() for name in all_names if name]
     message = f"where (={selector!r}) chooses none of the {len(names)} convolutions."
     if isinstance(selector, str):
@@ -299,12 +298,16 @@ def _is_same_padded(module: nn.Module) -> bool:
     return type(module).__name__ == "Conv2dSame" and type(module).__module__.startswith("timm.")
 
 
+def _is_transposed(module: nn.Module) -> bool:
+    return isinstance(module, _TRANSPOSED)
+
+
 def _obstacle(module: nn.Module, owners: Mapping[int, int], factory: ConvFactory) -> str:
     """Why a convolution cannot be replaced; "" if it can."""
     kind = type(module).__name__
     if parametrize.is_parametrized(module):
         return "its weight is parametrized"
-    if isinstance(module, LazyModuleMixin) and module.has_uninitialized_params():
+    if any(isinstance(p, UninitializedParameter) for p in module.parameters(recurse=False)):
         return "it has no shape before the first forward"
     if module._forward_hooks or module._forward_pre_hooks:
         return "it has forward hooks, as weight_norm and spectral_norm put them"
@@ -315,7 +318,7 @@ def _obstacle(module: nn.Module, owners: Mapping[int, int], factory: ConvFactory
     shared = [name for name, p in module._parameters.items() if p is not None and owners[id(p)] > 1]
     if shared:
         return f"its {' and '.join(shared)} belongs to another module, too"
-    if isinstance(module, _TRANSPOSED):
+    if _is_transposed(module):
         if not isinstance(factory, ConvSpec):
             return "a conv factory makes no transposed convolutions; pass a basis or a ConvSpec"
         if factory.structure is not None:
@@ -327,10 +330,9 @@ def _differs(cls: type, plain: type, name: str) -> bool:
     return getattr(cls, name, None) is not getattr(plain, name, None)
 
 
-def _inside(model: nn.Module, names: Sequence[str]) -> str:
+def _inside(name: str, modules: Mapping[str, nn.Module]) -> str:
     """Why a convolution that is part of one of our own layers is left; "" for others."""
-    modules = dict(model.named_modules(remove_duplicate=False))
-    for part in _around(names[0]):
+    for part in _around(name):
         if isinstance(modules[part], KANConvNormAct | BottleneckConv):
             return "it is part of a Kolmogorov-Arnold layer"
     return ""
@@ -353,7 +355,7 @@ def _replacement(old: Any, factory: ConvFactory, preserve: bool) -> nn.Module:
     weight = old.weight.detach()
     if isinstance(factory, ConvSpec):
         factory = replace(factory, ndim=ndim)
-        if isinstance(old, _TRANSPOSED):
+        if _is_transposed(old):
             arguments["output_padding"] = old.output_padding
             basis = factory.make_basis(old.in_channels, old.out_channels, old.groups)
             inner = KAN_TRANSPOSED_CONVOLUTIONS[ndim](*sizes, **arguments, device=device, dtype=dtype, basis=basis)
@@ -370,7 +372,7 @@ def _replacement(old: Any, factory: ConvFactory, preserve: bool) -> nn.Module:
             raise TypeError(f"conv made {new!r}, which is no module")
         new = new.to(device, dtype)
     if preserve:
-        become_plain = getattr(new, "become_plain", None)
+        become_plain: Callable[..., None] | None = getattr(new, "become_plain", None)
         if become_plain is None:
             raise ValueError(
                 f"init='preserve' cannot make a {type(new).__name__} compute the old convolution; it works for the "
@@ -403,7 +405,7 @@ def _report(names: tuple[str, ...], old: nn.Module, new: nn.Module | str) -> Lay
 
 
 def _words(conv: Any) -> str:
-    """ "Conv2d 64 -> 128, 3x3, stride 2"."""
+    """A convolution as "Conv2d 64 -> 128, 3x3, stride 2"."""
     text = f"{type(conv).__name__} {conv.in_channels} -> {conv.out_channels}, {'x'.join(map(str, conv.kernel_size))}"
     for name in ("stride", "dilation"):
         values = getattr(conv, name)
@@ -413,8 +415,6 @@ def _words(conv: Any) -> str:
 
 
 def _new_words(new: nn.Module) -> str:
-    from kanvolution.bases import Basis
-
     basis = next((m for m in new.modules() if isinstance(m, Basis)), None)
     layer = new[-1] if isinstance(new, nn.Sequential) and isinstance(new[0], SamePadding) else new
     return type(layer).__name__ + (f" {basis.name or type(basis).__name__}, K = {basis.size}" if basis else "")
@@ -427,7 +427,9 @@ def _parameters(module: nn.Module) -> int:
 def _position_flops(old: Any, new: nn.Module) -> tuple[int, int]:
     """FLOPs of both for one position of the output, measured on an input that is just large enough."""
     paddings = old.padding if isinstance(old.padding, tuple) else (0,) * len(old.kernel_size)
-    size = [d * (k - 1) + 1 + p for k, d, p in zip(old.kernel_size, old.dilation, paddings, strict=True)]
+    size = [  # of two positions, since some norms want more than one
+        d * (k - 1) + 1 + s + p for k, s, d, p in zip(old.kernel_size, old.stride, old.dilation, paddings, strict=True)
+    ]
     x = torch.zeros(1, old.in_channels, *size, device=old.weight.device, dtype=old.weight.dtype)
     counts = []
     for module in (old, new):
@@ -445,24 +447,19 @@ def _total_flops(model: nn.Module, example: Tensor | tuple[Tensor, ...]) -> int:
     return counter.get_total_flops()
 
 
-class _evaluation:
+@contextlib.contextmanager
+def _evaluation(model: nn.Module) -> Iterator[None]:
     """A module in evaluation mode and without gradients; its modes come back afterwards."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self.modes = {module: module.training for module in model.modules()}
-        self.no_grad = torch.no_grad()
-
-    def __enter__(self) -> None:
-        for module in self.modes:
-            module.training = False
-        self.no_grad.__enter__()
-
-    def __exit__(self, *error: Any) -> None:
-        self.no_grad.__exit__(*error)
-        for module, mode in self.modes.items():
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        for module, mode in modes.items():
             module.training = mode
 
 
 def _change(before: int, after: int) -> str:
-    """ "1,728 -> 8,640 (x 5.00)"."""
+    """Two numbers as "1,728 -> 8,640 (x 5.00)"."""
     return f"{before:,} -> {after:,} (x {after / before:.2f})" if before else f"{before:,} -> {after:,}"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from kanvolution.bases import Basis
 from kanvolution.checks import divisible, integer_at_least
 from kanvolution.layers.structures.structure import (
     ConvArguments,
-    PLAIN_CONVOLUTIONS,
     MakeBasis,
     Structure,
     build_conv,
@@ -76,9 +76,6 @@ class Bottleneck(Structure):
         )
 
 
-_Convolution = tuple(PLAIN_CONVOLUTIONS.values())
-
-
 class BottleneckConv(nn.Module):
     """unsqueeze(conv(squeeze(x))) + base_conv(b(x)); both halves share the variance at the start.
 
@@ -106,11 +103,9 @@ class BottleneckConv(nn.Module):
         """
         if self.base_conv is None or self.base != "identity":
             raise ValueError(f"the base function is {self.base!r}, and must be the identity: base='identity'")
-        assert isinstance(self.base_conv, _Convolution) and isinstance(self.unsqueeze, _Convolution)
-        self.base_conv.weight.copy_(weight)
-        self.unsqueeze.weight.zero_()
-        if bias is not None and self.unsqueeze.bias is not None:
-            self.unsqueeze.bias.copy_(bias)
+        self.base_conv.load_state_dict({"weight": weight})
+        zeros = {"weight": torch.zeros_like(self.unsqueeze.get_parameter("weight"))}
+        self.unsqueeze.load_state_dict(zeros if bias is None else {**zeros, "bias": bias})
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.unsqueeze(self.conv(self.squeeze(x)))
