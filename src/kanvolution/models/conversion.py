@@ -421,7 +421,8 @@ def _new_words(new: nn.Module) -> str:
 
 
 def _parameters(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())
+    """Their number, those without a shape yet left out."""
+    return sum(p.numel() for p in module.parameters() if not isinstance(p, UninitializedParameter))
 
 
 def _position_flops(old: Any, new: nn.Module) -> tuple[int, int]:
