@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils import parametrize
-from torch.utils.flop_counter import FlopCounterMode
 
 from kanvolution.bases import BASES, Basis
 from kanvolution.bases.basis import option_names
@@ -168,16 +167,15 @@ def convert(
     if all(isinstance(new, str) for _, _, new in plan):
         reasons = sorted({f"{names[0]}: {reason}" for names, _, reason in plan})
         raise ValueError(f"none of the {len(plan)} chosen convolutions can be replaced. {'; '.join(reasons[:5])}")
-    flops = None if example is None else _total_flops(model, example)
+    inputs = (example,) if isinstance(example, Tensor) else example
+    flops = None if inputs is None else _flops(model, *inputs)
     parameters = _parameters(model)
     layers = tuple(_report(names, old, new) for names, old, new in plan)
     for names, _, new in plan:
         if isinstance(new, nn.Module):
             model = _put(model, names, new)
-    after = None if example is None else _total_flops(model, example)
-    report = ConversionReport(
-        layers, (parameters, _parameters(model)), None if flops is None or after is None else (flops, after)
-    )
+    totals = None if inputs is None or flops is None else (flops, _flops(model, *inputs))
+    report = ConversionReport(layers, (parameters, _parameters(model)), totals)
     object.__setattr__(model, "conversion", report)
     return model
 
@@ -432,19 +430,18 @@ def _position_flops(old: Any, new: nn.Module) -> tuple[int, int]:
         d * (k - 1) + 1 + s + p for k, s, d, p in zip(old.kernel_size, old.stride, old.dilation, paddings, strict=True)
     ]
     x = torch.zeros(1, old.in_channels, *size, device=old.weight.device, dtype=old.weight.dtype)
-    counts = []
-    for module in (old, new):
-        counter = FlopCounterMode(display=False)
-        with _evaluation(module), counter:
-            y = module(x)
-        counts.append(round(counter.get_total_flops() / y[0, 0].numel()))
-    return counts[0], counts[1]
+    with _evaluation(old):
+        positions = old(x)[0, 0].numel()
+    return round(_flops(old, x) / positions), round(_flops(new, x) / positions)
 
 
-def _total_flops(model: nn.Module, example: Tensor | tuple[Tensor, ...]) -> int:
+def _flops(module: nn.Module, *inputs: Tensor) -> int:
+    """Floating-point operations of convolutions and matrix products in a forward."""
+    from torch.utils.flop_counter import FlopCounterMode  # takes Triton along
+
     counter = FlopCounterMode(display=False)
-    with _evaluation(model), counter:
-        model(*((example,) if isinstance(example, Tensor) else example))
+    with _evaluation(module), counter:
+        module(*inputs)
     return counter.get_total_flops()
 
 
