@@ -3,10 +3,11 @@
 from kanvolution.train.checkpoint import Run, load_run, save_run
 from kanvolution.train.engine import FitResult, NonFiniteLossError, TrainerConfig, TrainingInterrupted, fit
 from kanvolution.train.job import run_job
+from kanvolution.train.objective import Objective
 from kanvolution.train.optim import OPTIMS, create_optim, list_optims, register_optim
 from kanvolution.train.predict import Prediction, predict
 from kanvolution.train.schedule import SCHEDULES, create_schedule, list_schedules, register_schedule
-from kanvolution.train.tasks import TASKS, Classification, Task, create_task, list_tasks, register_task
+from kanvolution.train.tasks import TASKS, Classification, Penalties, Task, create_task, list_tasks, register_task
 from kanvolution.train.trackers import TRACKERS, Tracker, create_tracker, list_trackers, register_tracker
 
 __all__ = [
@@ -17,6 +18,8 @@ __all__ = [
     "Classification",
     "FitResult",
     "NonFiniteLossError",
+    "Objective",
+    "Penalties",
     "Prediction",
     "Run",
     "Task",
