@@ -2,6 +2,7 @@
 
 from kanvolution.train.checkpoint import Run, load_run, save_run
 from kanvolution.train.engine import FitResult, NonFiniteLossError, TrainerConfig, TrainingInterrupted, fit
+from kanvolution.train.evaluate import Evaluation, evaluate, find_checkpoint
 from kanvolution.train.job import run_job
 from kanvolution.train.objective import Objective
 from kanvolution.train.optim import OPTIMS, create_optim, list_optims, register_optim
@@ -16,6 +17,7 @@ __all__ = [
     "TASKS",
     "TRACKERS",
     "Classification",
+    "Evaluation",
     "FitResult",
     "NonFiniteLossError",
     "Objective",
@@ -30,6 +32,8 @@ __all__ = [
     "create_schedule",
     "create_task",
     "create_tracker",
+    "evaluate",
+    "find_checkpoint",
     "fit",
     "list_optims",
     "list_schedules",
