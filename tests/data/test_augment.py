@@ -131,7 +131,7 @@ def test_a_loader_gets_the_images_of_a_batch_together(augment: str, monkeypatch)
     images, labels = next(iter(DataLoader(sets.train, 32, sampler=range(50, 100))))
     assert asked == [list(range(50, 82))]
     assert images.shape == (32, 1, 8, 8) and images.dtype == torch.float32
-    assert labels.dtype == torch.int64 and labels.tolist() == raw.labels[50:82]
+    assert labels.dtype == torch.int64 and labels.tolist() == raw.targets[50:82].tolist()
     if augment == "none":
         torch.testing.assert_close(images[3], sets.train[53][0])
 
