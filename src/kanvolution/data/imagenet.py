@@ -67,9 +67,7 @@ def imagenet1k(
 def _folder(path: str, download: bool) -> _Parts:
     root = existing_folder(path, "name one that holds train/CLASS/FILE and val/CLASS/FILE")
     if not (root / "train").is_dir():
-        raise ValueError(
-            f"data.path (={path!r}) has no train folder; use data=image_folder for one that is to be split"
-        )
+        raise ValueError(f"data.path (={path!r}) has no train folder; data=image_folder splits one")
     return folder_parts(root, 0.0, 0)
 
 
@@ -123,8 +121,8 @@ def tiny_imagenet(
 ) -> DataSets:
     """Tiny ImageNet, 200 classes with 500 and 50 RGB images of 64x64, as tiny-imagenet-200.zip unpacks.
 
-    It has train/CLASS/images/FILE, val/images/FILE, and val/val_annotations.txt, whose lines hold the name of a file and
-    its class; val/CLASS/FILE is read too. Classes get names from words.txt where it is there.
+    It has train/CLASS/images/FILE, val/images/FILE, and val/val_annotations.txt, whose lines hold the name of a file
+    and its class; val/CLASS/FILE is read too. Classes get names from words.txt where it is there.
 
     Args:
         path: the unpacked folder.

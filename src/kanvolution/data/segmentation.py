@@ -103,7 +103,8 @@ def segmentation_folder(
         return tensor_data_sets("segmentation_folder", sets[0].in_memory(), sets[1].in_memory(), names)
     step = max(1, len(train) // 1000)
     mean, std = channel_statistics([sets[0][i][0] for i in range(0, len(train), step)])
-    return DataSets(*sets, DataInfo("segmentation_folder", channels, size, names, mean, std, targets="masks"))
+    info = DataInfo("segmentation_folder", channels, size, names, mean, std, targets="masks")
+    return DataSets(sets[0], sets[1], info)
 
 
 def _pairs(root: Path, suffix: str) -> list[Pair]:
@@ -165,7 +166,7 @@ def _classes(values: dict[int, str], names: Sequence[str] | None) -> tuple[tuple
             raise ValueError("all masks are 0 everywhere; there is nothing to be found")
         if not binary and present != list(range(high + 1)):
             raise ValueError(
-                f"the masks hold the values {_few(present)}; {high} is in {values[high]!r}. Write 0 and one other value, "
+                f"the masks hold the values {_few(present)} ({high} in {values[high]!r}). Write 0 and one other value, "
                 "or the numbers of classes from 0 without gaps, or name all classes with data.class_names"
             )
         return ("background", "foreground") if binary else tuple(map(str, range(high + 1))), binary

@@ -113,7 +113,8 @@ def sized_data_sets(
         statistics = channel_statistics([sets[0][i][0] for i in range(0, len(plain[0]), step)])
     if scale is not None:
         sets[0] = SizedImages(train, channels, size, crop_scale=scale)
-    return DataSets(*sets, DataInfo(name, channels, size, tuple(class_names), *statistics, crop_share=crop_share))
+    info = DataInfo(name, channels, size, tuple(class_names), *statistics, crop_share=crop_share)
+    return DataSets(sets[0], sets[1], info)
 
 
 def image_size_pair(value: int | Sequence[int], name: str = "data.image_size") -> tuple[int, int]:

@@ -22,7 +22,8 @@ _KINDS = ", ".join(IMG_EXTENSIONS)
 class ImageSource(ABC):
     """Images of any size with a label each, read one at a time and in any order."""
 
-    labels: Sequence[int]
+    def __init__(self, labels: Sequence[int]) -> None:
+        self.labels = labels
 
     @abstractmethod
     def read(self, index: int, channels: int) -> Tensor:
@@ -38,8 +39,8 @@ class FileSource(ImageSource):
     """
 
     def __init__(self, paths: Sequence[str], labels: Sequence[int]) -> None:
+        super().__init__(labels)
         self.paths = paths
-        self.labels = labels
 
     def read(self, index: int, channels: int) -> Tensor:
         return read_image(self.paths[index], channels)
@@ -64,14 +65,15 @@ class ShardSource(ImageSource):
 
     def __init__(self, shards: Sequence[Path]) -> None:
         self.members: list[tuple[str, int, int, str]] = []
-        self.labels: list[int] = []
+        labels: list[int] = []
         for shard in shards:
             try:
                 for member, label in _shard_members(shard):
                     self.members.append(member)
-                    self.labels.append(label)
+                    labels.append(label)
             except (tarfile.TarError, OSError, EOFError) as error:
                 raise ValueError(f"cannot read shard {str(shard)!r}: {error}; fetch or write it again") from error
+        super().__init__(labels)
 
     def read(self, index: int, channels: int) -> Tensor:
         shard, offset, size, name = self.members[index]
@@ -116,8 +118,8 @@ class RowSource(ImageSource):
         missing = [column for column in ("image", "label") if column not in rows.column_names]
         if missing:
             raise ValueError(f"{name} has no column {missing[0]!r} (it has {', '.join(rows.column_names)})")
+        super().__init__(list(rows["label"]))
         self.rows, self.name = rows, name
-        self.labels = list(rows["label"])
 
     def read(self, index: int, channels: int) -> Tensor:
         try:
