@@ -86,7 +86,12 @@ def cover(image: Tensor, size: tuple[int, int], share: float = 1.0, *, nearest: 
 
 def fit_image(image: Tensor, size: tuple[int, int], share: float = 1.0) -> Tensor:
     """An image [C, H, W], uint8 or in [0, 1], as float in [0, 1] of the given (height, width); see `cover`."""
-    return F.to_dtype(cover(image, size, share), torch.float32, scale=True).clamp(0, 1)
+    return unit_range(cover(image, size, share)).clamp(0, 1)
+
+
+def unit_range(images: Tensor) -> Tensor:
+    """uint8 images as float in [0, 1]; floating point as it is."""
+    return images if images.is_floating_point() else images.float() / 255
 
 
 def load_image(path: str | Path, channels: int, size: tuple[int, int], share: float = 1.0) -> Tensor:

@@ -88,7 +88,14 @@ def _names(present: list[str], val: str) -> list[tuple[str, str]]:
 
 def _images(name: str, array: np.ndarray) -> Tensor:
     if array.dtype != np.uint8 or array.ndim not in (3, 4) or not array.size:
-        raise ValueError(f"{name} ({array.dtype}, shape {array.shape}) must be uint8 [N, H, W] or [N, H, W, C]")
+        raise ValueError(
+            f"{name} ({array.dtype}, shape {array.shape}) must be uint8 [N, H, W] or [N, H, W, C]; of values in [0, 1] "
+            "make (255 * x).round().astype(numpy.uint8)"
+        )
+    if array.ndim == 4 and array.shape[1] in (1, 3) and array.shape[3] not in (1, 3):
+        raise ValueError(
+            f"{name} (shape {array.shape}) must have its channels last; move them with x.transpose(0, 2, 3, 1)"
+        )
     images = torch.from_numpy(array)
     return images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2).contiguous()
 

@@ -8,10 +8,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
-from torchvision.transforms.v2 import functional as F
 
 from kanvolution.checks import integer_at_least
-from kanvolution.data.images import cover
+from kanvolution.data.images import cover, unit_range
 from kanvolution.data.info import DataInfo, DataSets, channel_statistics
 from kanvolution.data.sources import ImageSource
 from kanvolution.data.tensors import TensorImages
@@ -48,7 +47,7 @@ class SizedImages(Dataset):
         return len(self.source.labels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return F.to_dtype(self.read(index), torch.float32, scale=True), self.source.labels[index]
+        return unit_range(self.read(index)), self.source.labels[index]
 
     def read(self, index: int) -> Tensor:
         """An image as uint8 [C, H, W]."""

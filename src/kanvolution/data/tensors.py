@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from kanvolution.data.images import unit_range
 from kanvolution.data.info import DataInfo, DataSets, channel_statistics
 from kanvolution.data.splits import stratified_split
 
@@ -41,10 +42,7 @@ class TensorImages(Dataset):
         """Images [N, C, H, W] in [0, 1] and targets of several samples at once, labels as a list of int."""
         chosen = torch.as_tensor(indices)
         images, targets = self.images[chosen], self.targets[chosen].long()
-        return (
-            images if images.is_floating_point() else images.float() / 255,
-            targets.tolist() if targets.ndim == 1 else targets,
-        )
+        return unit_range(images), targets.tolist() if targets.ndim == 1 else targets
 
 
 def split_tensors(

@@ -27,7 +27,7 @@ def _register(name: str, make: Callable[..., datasets.VisionDataset], augment: s
         pairs = [_arrays(part) for part in parts]
         if val == "split":
             pairs = split_tensors(*pairs[0], val_fraction, split_seed)
-        return tensor_data_sets(name, pairs[0], pairs[1], tuple(parts[0].classes))
+        return tensor_data_sets(name, pairs[0], pairs[1], tuple(parts[0].classes))  # pyright: ignore[reportAttributeAccessIssue]
 
     load.__doc__ = f"""{facts}
 
