@@ -7,7 +7,7 @@ from kanvolution.data.images import cover, load_image, read_image, read_mask
 from kanvolution.data.info import DataInfo, DataSets
 from kanvolution.data.registry import DATA, create_data, list_data, register_data
 from kanvolution.data.splits import random_split, stratified_split
-from kanvolution.data.tensors import TensorImages
+from kanvolution.data.tensors import TensorImages, tensor_data_sets
 
 __all__ = [
     "AUGMENTS",
@@ -34,5 +34,6 @@ __all__ = [
     "register_data",
     "segmentation",
     "stratified_split",
+    "tensor_data_sets",
     "vision",
 ]

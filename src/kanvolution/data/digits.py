@@ -6,7 +6,7 @@ import torch
 
 from kanvolution.data.info import DataSets
 from kanvolution.data.registry import register_data
-from kanvolution.data.tensors import split_tensors, tensor_data_sets
+from kanvolution.data.tensors import tensor_data_sets
 from kanvolution.extras import require
 
 _SPLIT_SEED = 1797
@@ -22,5 +22,4 @@ def digits() -> DataSets:
     # The values are counts 0..16 of set pixels in 4x4 cells.
     images = torch.from_numpy(bunch.images).float().unsqueeze(1) / 16
     labels = torch.from_numpy(bunch.target)
-    train, held_out = split_tensors(images, labels, 0.2, _SPLIT_SEED)
-    return tensor_data_sets("digits", train, held_out, tuple("0123456789"))
+    return tensor_data_sets("digits", (images, labels), class_names="0123456789", split_seed=_SPLIT_SEED)

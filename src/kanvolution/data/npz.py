@@ -11,7 +11,7 @@ from torch import Tensor
 
 from kanvolution.data.info import DataSets
 from kanvolution.data.registry import register_data
-from kanvolution.data.tensors import split_tensors, tensor_data_sets
+from kanvolution.data.tensors import tensor_data_sets
 from kanvolution.registry import unknown_name
 
 # (images, labels) of a part, in each layout
@@ -67,8 +67,7 @@ def npz(path: str, val: str = "test", val_fraction: float = 0.2, split_seed: int
     if named is not None and (named.ndim != 1 or len(named) < classes):
         raise ValueError(f"the array of class names (shape {named.shape}) must name {classes} classes")
     class_names = tuple(map(str, range(classes) if named is None else named.tolist()))
-    train, held_out = split_tensors(*pairs[0], val_fraction, split_seed) if val == "split" else pairs
-    return tensor_data_sets("npz", train, held_out, class_names)
+    return tensor_data_sets("npz", *pairs, class_names=class_names, val_fraction=val_fraction, split_seed=split_seed)
 
 
 def _names(present: list[str], val: str) -> list[tuple[str, str]]:

@@ -11,7 +11,7 @@ from torchvision import datasets
 
 from kanvolution.data.info import DataSets
 from kanvolution.data.registry import register_data
-from kanvolution.data.tensors import split_tensors, tensor_data_sets
+from kanvolution.data.tensors import tensor_data_sets
 from kanvolution.registry import unknown_name
 
 _VAL = ("test", "split")
@@ -25,9 +25,8 @@ def _register(name: str, make: Callable[..., datasets.VisionDataset], augment: s
             raise ValueError(unknown_name("data.val", val, _VAL))
         parts = [_part(name, make, path, train, download) for train in (True, False)[: 1 if val == "split" else 2]]
         pairs = [_arrays(part) for part in parts]
-        if val == "split":
-            pairs = split_tensors(*pairs[0], val_fraction, split_seed)
-        return tensor_data_sets(name, pairs[0], pairs[1], tuple(parts[0].classes))  # pyright: ignore[reportAttributeAccessIssue]
+        names = parts[0].classes  # pyright: ignore[reportAttributeAccessIssue]
+        return tensor_data_sets(name, *pairs, class_names=names, val_fraction=val_fraction, split_seed=split_seed)
 
     load.__doc__ = f"""{facts}
 
