@@ -48,7 +48,8 @@ def main() -> None:
     torch.manual_seed(0)
     model = kv.create_model("simple4", "gram", num_classes=3, in_chans=1, channels=[4, 8, 8, 8])
     with tempfile.TemporaryDirectory() as folder:
-        result = fit(model, data, trainer=TrainerConfig(epochs=3, cpu=True), output_dir=folder)
+        optim = {"name": "adamw", "lr": 0.01}
+        result = fit(model, data, optim=optim, trainer=TrainerConfig(epochs=8, cpu=True), output_dir=folder)
     print(f"accuracy on held-out images {result.metrics['top1']:.3f}")
 
 

@@ -121,7 +121,9 @@ def test_a_share_of_the_scaled_image_is_taken() -> None:
     assert cover(image, (24, 24), 0.75)[..., 1:-1, 1:-1].min() > 0.99 and cover(image, (24, 24)).min() == 0.0
 
 
-@pytest.mark.parametrize(("size", "message"), [([1, 2, 3], "number of pixels or"), (0, "must be >= 1")])
+@pytest.mark.parametrize(
+    ("size", "message"), [([1, 2, 3], "number of pixels or"), (0, "must be >= 1"), ([4, 0], "must be >= 1")]
+)
 def test_image_sizes_that_cannot_be(tree, size: object, message: str) -> None:
     with pytest.raises(ValueError, match=rf"data\.image_size.*{message}"):
         data.create_data("image_folder", path=str(tree), image_size=size)

@@ -118,7 +118,7 @@ def sized_data_sets(
 
 def image_size_pair(value: int | Sequence[int], name: str = "data.image_size") -> tuple[int, int]:
     """`value`, a number or [height, width], as (height, width). Raises ValueError or TypeError for anything else."""
-    sides = [value, value] if isinstance(value, int) else list(value)
+    sides = list(value) if isinstance(value, (list, tuple)) else [value, value]
     if len(sides) != 2:
         raise ValueError(f"{name} (={value}) must be a number of pixels or [height, width]")
     return integer_at_least(name, sides[0], 1), integer_at_least(name, sides[1], 1)

@@ -108,7 +108,8 @@ def _check(part: str, images: Tensor, targets: Tensor) -> None:
     count = len(images)
     if images.ndim != 4 or not images.numel() or not (images.dtype == torch.uint8 or images.is_floating_point()):
         raise ValueError(
-            f"{part} images ({images.dtype}, {list(images.shape)}) must be [N, C, H, W], uint8 or floating point in [0, 1]"
+            f"{part} images ({images.dtype}, {list(images.shape)}) must be [N, C, H, W], uint8 or floating point in "
+            "[0, 1]"
         )
     if images.is_floating_point() and not (images.min() >= 0 and images.max() <= 1):
         raise ValueError(
