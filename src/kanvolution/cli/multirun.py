@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import statistics
 import sys
 import traceback
@@ -97,8 +96,8 @@ def _run(job: Job, config: Composed, folder: Path) -> Outcome:
     values = config.values
     if (folder / "config.json").is_file():
         values = {**values, "resume": str(folder), "output_dir": None}
-    elif folder.is_dir():  # it failed or was stopped before its first file
-        shutil.rmtree(folder)
+    else:
+        (folder / _ERROR).unlink(missing_ok=True)
     try:
         run_job(values, text=config.text)
     except TrainingInterrupted:

@@ -66,7 +66,9 @@ def _several(overrides: Sequence[str]) -> int:
     variants = expand([text for text in overrides if not text.startswith("output_dir=")])
     given = [expand([text]) for text in overrides if text.startswith("output_dir=")]
     if any(len(values) > 1 for values in given):
-        raise ConfigError("output_dir holds several values; it is the folder of all runs, each has one of its own in it")
+        raise ConfigError(
+            "output_dir holds several values; it is the folder of all runs, each has one of its own in it"
+        )
     jobs: list[Job] = []
     for variant in variants:
         name = folder_name(variant.name, [job.name for job in jobs])

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kanvolution.configs.experiments import EXPERIMENTS
 from kanvolution.configs.groups import GROUPS, Root, schema
 from kanvolution.extras import require
 from kanvolution.registry import unknown_name
@@ -242,6 +243,33 @@ class _Composer:
         return [name for name in self._loader.list_groups("") if name != "hydra"]
 
 
+class _Nodes(dict):
+    """Hydra's tree of nodes by name. A node is made when it is asked for, and the tree is not copied for each config."""
+
+    def __getitem__(self, name: str) -> Any:
+        value = super().__getitem__(name)
+        if callable(value):
+            value = self[name] = value()
+        return value
+
+    def __deepcopy__(self, memo: Any) -> _Nodes:
+        return self
+
+
+def _schema_node(group: str, choice: str) -> Callable[[], Any]:
+    return lambda: _node(group, choice, schema(f"{group}_{choice}", GROUPS[group].keys(choice)))
+
+
+def _experiment_node(name: str) -> Callable[[], Any]:
+    return lambda: _node("experiment", name, EXPERIMENTS[name].node(), package="_global_")
+
+
+def _node(group: str, name: str, content: Any, package: str | None = None) -> Any:
+    config = require("omegaconf", _EXTRA).OmegaConf.structured(content)
+    make = require("hydra.core.config_store", _EXTRA).ConfigNode
+    return make(name=f"{name}.yaml", node=config, group=group, package=package, provider=None)
+
+
 @contextlib.contextmanager
 def _hydra() -> Iterator[_Composer]:
     hydra = require("hydra", _EXTRA)
@@ -249,13 +277,13 @@ def _hydra() -> Iterator[_Composer]:
     state = require("hydra.core.global_hydra", _EXTRA).GlobalHydra
     # Hydra's store and its instance are global: a program that uses Hydra itself must find both as it left them.
     before, instance = store.repo, state.instance().hydra
-    store.repo = {key: value for key, value in before.items() if key == "hydra" or key.startswith("_dummy")}
+    store.repo = _Nodes({key: value for key, value in before.items() if key == "hydra" or key.startswith("_dummy")})
     state.instance().clear()
     try:
         store.store(name="root", node=Root)
         for name, group in GROUPS.items():
-            for choice in group.names():
-                store.store(group=name, name=choice, node=schema(f"{name}_{choice}", group.keys(choice)))
+            store.repo[name] = _Nodes({f"{choice}.yaml": _schema_node(name, choice) for choice in group.names()})
+        store.repo["experiment"] = _Nodes({f"{name}.yaml": _experiment_node(name) for name in EXPERIMENTS})
         with hydra.initialize_config_module("kanvolution.configs", version_base="1.3"):
             yield _Composer()
     finally:
