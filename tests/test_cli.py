@@ -33,7 +33,7 @@ def test_train_prints_a_line_for_each_epoch_and_a_table(tmp_path, capsys) -> Non
     out = capsys.readouterr().out
     lines = [line for line in out.splitlines() if line.startswith("epoch ")]
     assert len(lines) == 2 and "epoch 2/2" in lines[1] and "top-1" in lines[1] and "images/s" in lines[1]
-    for name in ("top-1", "macro AUC", "parameters", "seconds", "run folder", str(folder)):
+    for name in ("top-1", "AUC", "parameters", "seconds", "run folder", str(folder)):
         assert name in out[out.rindex("epoch 2/2") :]
     assert {"curves.png", "confusion.png", "model.safetensors", "config.yaml"} <= {p.name for p in folder.iterdir()}
 

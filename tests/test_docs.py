@@ -283,3 +283,11 @@ def test_example_runs(program, tmp_path):
     assert result.returncode == 0, result.stderr
     assert result.stdout
     assert not list(tmp_path.iterdir()), "an example leaves no files behind"
+
+
+def test_command_line_page_names_the_commands():
+    from kanvolution.cli import COMMANDS
+
+    rows = {row[0]: row[1] for row in table((DOCS / "cli.md").read_text(encoding="utf-8"))[2:]}
+    stated = {re.search(r"`([\w-]+)`", name)[1]: text for name, text in rows.items()}
+    assert stated == {name: COMMANDS[name].help for name in COMMANDS}

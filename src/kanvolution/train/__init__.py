@@ -2,6 +2,7 @@
 
 from kanvolution.train.checkpoint import Run, load_run, save_run
 from kanvolution.train.engine import FitResult, NonFiniteLossError, TrainerConfig, TrainingInterrupted, fit
+from kanvolution.train.evaluate import Evaluation, evaluate, find_checkpoint
 from kanvolution.train.job import run_job
 from kanvolution.train.losses import LOSSES, create_loss, list_losses, register_loss
 from kanvolution.train.objective import Objective
@@ -27,6 +28,7 @@ __all__ = [
     "TASKS",
     "TRACKERS",
     "Classification",
+    "Evaluation",
     "FitResult",
     "NonFiniteLossError",
     "Objective",
@@ -43,6 +45,8 @@ __all__ = [
     "create_schedule",
     "create_task",
     "create_tracker",
+    "evaluate",
+    "find_checkpoint",
     "fit",
     "list_losses",
     "list_optims",
