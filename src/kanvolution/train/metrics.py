@@ -1,6 +1,7 @@
 """Metrics of classes of images and of pixels.
 
-A ratio of 0 / 0 is not defined: it is NaN for its class, and left out of means. Everything else is what its formula says.
+A ratio of 0 / 0 is not defined: it is NaN for its class, and left out of means. Everything else is what its formula
+says.
 """
 
 from __future__ import annotations
@@ -24,10 +25,17 @@ def defined_mean(values: Tensor) -> float | None:
     return float(values.double().mean()) if len(values) else None
 
 
+def confusion_matrices(predicted: Tensor, labels: Tensor, num_classes: int) -> Tensor:
+    """Counts [N, true class, predicted class] of each image, from two tensors [N, *S] of class indices."""
+    images = torch.arange(len(labels), device=labels.device).unsqueeze(1)
+    cells = (images * num_classes + labels.long().flatten(1)) * num_classes + predicted.long().flatten(1)
+    counts = torch.bincount(cells.flatten(), minlength=len(labels) * num_classes**2)
+    return counts.view(-1, num_classes, num_classes)
+
+
 def confusion_matrix(predicted: Tensor, labels: Tensor, num_classes: int) -> Tensor:
     """Counts [true class, predicted class] of two tensors of class indices of one shape."""
-    cells = labels.flatten() * num_classes + predicted.flatten()
-    return torch.bincount(cells, minlength=num_classes**2).view(num_classes, num_classes)
+    return confusion_matrices(predicted.unsqueeze(0), labels.unsqueeze(0), num_classes)[0]
 
 
 @dataclass(frozen=True)

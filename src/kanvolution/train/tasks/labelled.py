@@ -48,20 +48,39 @@ class LabelledTask(Task):
         self.label_smoothing = probability("task.label_smoothing", label_smoothing)
 
     def loss(self, output: Any, target: Tensor) -> Tensor:
+        output, target = self._checked(output, target)
         if self.label_smoothing > 0:
             shares = class_shares(target, self.num_classes)
             target = (1 - self.label_smoothing) * shares + self.label_smoothing / self.num_classes
-        return self.criterion(output.float(), target)
+        return self.criterion(output, target)
 
     def reset(self, device: torch.device) -> None:
         self._total, self._count = torch.zeros((), device=device), 0
 
     def update(self, output: Any, target: Tensor) -> None:
-        output = output.float()
+        output, target = self._checked(output, target)
         # Without label smoothing, so that runs with and without can be compared.
         self._total += self.criterion(output, target) * len(target)
         self._count += len(target)
         self.measure(output, target)
+
+    def _checked(self, output: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Both, in float32 and in the types of class indices or shares. Raises ValueError if they do not fit."""
+        channels = output.shape[1] if output.ndim > 1 else 0
+        if channels != self.num_classes and not (channels == 1 and self.num_classes == 2):
+            raise ValueError(
+                f"the output of the network (shape {tuple(output.shape)}) must be [N, {self.num_classes}, ...], a logit "
+                f"for each of the {self.num_classes} classes"
+            )
+        shares = target.is_floating_point()
+        positions = (target.shape[0], *target.shape[2:]) if shares else tuple(target.shape)
+        if positions != (output.shape[0], *output.shape[2:]):
+            raise ValueError(
+                f"the target (shape {tuple(target.shape)}) does not fit the output of the network (shape "
+                f"{tuple(output.shape)}): task=classification takes a class of each image, task=segmentation one of each "
+                "pixel; choose the task that fits the data and the model"
+            )
+        return output.float(), target.float() if shares else target.long()
 
     @abstractmethod
     def measure(self, output: Tensor, target: Tensor) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from kanvolution.checks import non_negative
 from kanvolution.data.info import DataInfo
-from kanvolution.train.metrics import Counts, confusion_matrix, defined_mean, hausdorff95
+from kanvolution.train.metrics import Counts, confusion_matrices, defined_mean, hausdorff95
 from kanvolution.train.tasks.labelled import LabelledTask
 from kanvolution.train.tasks.task import Penalties, register_task
 
@@ -77,16 +77,18 @@ class Segmentation(LabelledTask):
         self._confusions: list[Tensor] = []
         self._distances: list[list[float]] = []
 
+    def update(self, output: Any, target: Tensor) -> None:
+        super().update(output[0] if isinstance(output, (list, tuple)) else output, target)
+
     def measure(self, output: Tensor, target: Tensor) -> None:
         predicted = (output[:, 0] > 0).long() if output.shape[1] == 1 else output.argmax(1)
-        pairs = list(zip(predicted, target, strict=True))
-        self._confusions += [confusion_matrix(p, t, self.num_classes).cpu() for p, t in pairs]
+        self._confusions.append(confusion_matrices(predicted, target, self.num_classes).cpu())
         if self.hd95:
-            for p, t in ((p.cpu().numpy(), t.cpu().numpy()) for p, t in pairs):
+            for p, t in zip(predicted.cpu().numpy(), target.cpu().numpy(), strict=True):
                 self._distances.append([hausdorff95(p == c, t == c) for c in range(self.first, self.num_classes)])
 
     def compute(self) -> dict[str, float | None]:
-        confusions = torch.stack(self._confusions)
+        confusions = torch.cat(self._confusions)
         counts = Counts.of_confusion(confusions.sum(0, keepdim=True) if self.pooled else confusions)
         of_images = {name: getattr(counts, name)()[:, self.first :] for name in _RATIOS}
         if self.hd95:
