@@ -63,13 +63,13 @@ def create_loss(choice: str | Mapping[str, Any], class_weights: Sequence[float] 
     return make(weight=weight, **options)
 
 
-def class_shares(target: Tensor, channels: int) -> Tensor:
+def class_shares(target: Tensor, channels: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """A target as shares of the classes [N, channels, *S]: one-hot for indices; of class 1 alone for one channel."""
     if target.is_floating_point():
         return target[:, 1:] if channels == 1 and target.shape[1] == 2 else target
     if channels == 1:
-        return (target == 1).unsqueeze(1).float()
-    return F.one_hot(target, channels).movedim(-1, 1).float()
+        return (target == 1).unsqueeze(1).to(dtype)
+    return F.one_hot(target, channels).movedim(-1, 1).to(dtype)
 
 
 def probabilities(output: Tensor) -> Tensor:
@@ -83,7 +83,7 @@ def _two_classes(output: Tensor) -> Tensor:
 
 
 def _along_classes(weight: Tensor, like: Tensor) -> Tensor:
-    return weight.to(like.device).view(-1, *[1] * (like.ndim - 2))
+    return weight.to(like).view(-1, *[1] * (like.ndim - 2))
 
 
 def _mean_over_samples(terms: Tensor, shares: Tensor, weight: Tensor | None) -> Tensor:
@@ -100,7 +100,7 @@ def cross_entropy(weight: Tensor | None = None) -> Loss:
         output = _two_classes(output)
         if weight is not None and target.is_floating_point():
             return _mean_over_samples(-output.log_softmax(1), target, weight)
-        return F.cross_entropy(output, target, None if weight is None else weight.to(output.device))
+        return F.cross_entropy(output, target, None if weight is None else weight.to(output))
 
     return loss
 
@@ -118,7 +118,7 @@ def focal(weight: Tensor | None = None, gamma: float = 2.0) -> Loss:
         log_p = _two_classes(output).log_softmax(1)
         # 1 - p without cancellation, and away from 0, where a power below 1 has no derivative.
         wrong = (-torch.expm1(log_p)).clamp_min(torch.finfo(log_p.dtype).tiny ** 0.5)
-        return _mean_over_samples(-(wrong**gamma) * log_p, class_shares(target, log_p.shape[1]), weight)
+        return _mean_over_samples(-(wrong**gamma) * log_p, class_shares(target, log_p.shape[1], log_p.dtype), weight)
 
     return loss
 
@@ -128,7 +128,7 @@ def bce(weight: Tensor | None = None) -> Loss:
     """Binary cross-entropy of every class against the rest, averaged over classes and samples."""
 
     def loss(output: Tensor, target: Tensor) -> Tensor:
-        shares = class_shares(target, output.shape[1])
+        shares = class_shares(target, output.shape[1], output.dtype)
         terms = F.binary_cross_entropy_with_logits(output, shares, reduction="none")
         if weight is None:
             return terms.mean()
@@ -155,7 +155,7 @@ def _region_loss(
 
     def loss(output: Tensor, target: Tensor) -> Tensor:
         p = probabilities(output).flatten(2) if output.ndim > 2 else probabilities(output).unsqueeze(2)
-        t = class_shares(target, output.shape[1]).reshape(p.shape)
+        t = class_shares(target, output.shape[1], output.dtype).reshape(p.shape)
         first = 0 if background or p.shape[1] == 1 else 1
         p, t = p[:, first:], t[:, first:]
         over = (0, 2) if batch else (2,)
@@ -163,7 +163,7 @@ def _region_loss(
         losses = score(true, predicted - true, actual - true)
         if weight is None or p.shape[1] == 1:
             return losses.mean()
-        weights = weight[first:].to(losses.device).expand_as(losses)
+        weights = weight[first:].to(losses).expand_as(losses)
         return (weights * losses).sum() / weights.sum()
 
     return loss

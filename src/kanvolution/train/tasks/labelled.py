@@ -69,16 +69,16 @@ class LabelledTask(Task):
         channels = output.shape[1] if output.ndim > 1 else 0
         if channels != self.num_classes and not (channels == 1 and self.num_classes == 2):
             raise ValueError(
-                f"the output of the network (shape {tuple(output.shape)}) must be [N, {self.num_classes}, ...], a logit "
-                f"for each of the {self.num_classes} classes"
+                f"the output of the network (shape {tuple(output.shape)}) must be [N, {self.num_classes}, ...], a "
+                f"logit for each of the {self.num_classes} classes"
             )
         shares = target.is_floating_point()
         positions = (target.shape[0], *target.shape[2:]) if shares else tuple(target.shape)
         if positions != (output.shape[0], *output.shape[2:]):
             raise ValueError(
                 f"the target (shape {tuple(target.shape)}) does not fit the output of the network (shape "
-                f"{tuple(output.shape)}): task=classification takes a class of each image, task=segmentation one of each "
-                "pixel; choose the task that fits the data and the model"
+                f"{tuple(output.shape)}): task=classification takes a class of each image, task=segmentation one of "
+                "each pixel; choose the task that fits the data and the model"
             )
         return output.float(), target.float() if shares else target.long()
 
