@@ -16,6 +16,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import kanvolution as kv
 from kanvolution.bases.basis import BASES, option_names
@@ -101,6 +102,26 @@ def test_training_page_names_the_choices():
     for group in ("model", "data", "task", "optim", "schedule", "tracker"):
         registered = [n for n in GROUPS[group].names() if not n.startswith("own_")]
         assert sorted(re.findall(r"`(\w+)`", rows[group])) == sorted(registered), group
+
+
+def test_data_page_names_data_sets_and_augmentations():
+    from kanvolution import data
+
+    rows = {row[0].strip("`"): row for row in table(section("data.md", "Data sets")) if len(row) == 3}
+    assert {name: row[2].strip("`") for name, row in list(rows.items())[2:]} == {
+        name: data.DATA[name].augment for name in data.list_data()
+    }
+    rows = {row[0].strip("`"): row[2] for row in table(section("data.md", "Augmentation"))[2:]}
+    assert sorted(rows) == data.list_augments()
+    info = data.DataInfo("x", 3, (8, 8), ("a", "b"), (0.5,) * 3, (0.5,) * 3, targets="masks")
+    masks = torch.zeros(1, 8, 8, dtype=torch.long)
+    for name, stated in rows.items():
+        augment = data.create_augment(name, info)
+        try:
+            moved = augment is None or augment(torch.rand(1, 3, 8, 8), masks)[1] is not None
+        except (TypeError, ValueError):
+            moved = False
+        assert stated == ("yes" if moved else "no"), name
 
 
 def test_sizes_of_the_simple_networks():
