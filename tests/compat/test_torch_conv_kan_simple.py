@@ -153,7 +153,7 @@ def edited(edit: Any, family: str = "KAGN", **options: Any) -> dict[str, Tensor]
         (lambda: checkpoint("KAJN")[0], {"layers": "KACN"}, "are of another family"),
         (lambda: checkpoint("KAGN")[0], {"degre": 3}, "Did you mean 'degree'"),
         (lambda: checkpoint("KAGN")[0], {"model": "simple8"}, "one entry a layer"),
-        (lambda: checkpoint("KAN", groups=2)[0], {}, "prelus"),
+        (lambda: checkpoint("KAN", groups=2)[0], {}, "a PReLU slope for each of 2 groups"),
     ],
 )
 def test_bad_checkpoints(make: Any, options: dict[str, Any], message: str) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from kanvolution.compat.torch_conv_kan.checkpoints import Block, Reader
@@ -140,12 +141,14 @@ def convert_simple(
     numbers = sorted({int(found[1]) for key in state if (found := _LAYER.match(key))})
     if not numbers or numbers != list(range(len(numbers))):
         raise ValueError(
-            f"{source} is not of one of torch-conv-kan's simple networks, whose entries begin with layers.0, layers.1, ..."
+            f"{source} is not of one of torch-conv-kan's simple networks; their entries begin with layers.0., layers.1."
         )
     first = _entries(state, "layers.0.")
     family = _family(first, layers, source)
     network = _NETWORKS[family]
     channels, groups = _channels(state, numbers, network, source)
+    if family == "KAN" and groups > 1:
+        raise ValueError(f"{source} has a PReLU slope for each of {groups} groups, which no activation here has")
     layer = _Layer(first, channels[0], _functions(first, network, channels[0]))
     options = {**network.options(layer, conv_options), **conv_options}
     spec = ConvSpec(**network.spec, **_norm(first), options=options)
@@ -160,6 +163,8 @@ def convert_simple(
     part = Block(FAMILIES[family].weights)
     for i, stage in enumerate(made.stages):
         entries = part(reader.below(f"layers.{i}."), stage)
+        if "conv.bias" in stage.state_dict():  # torch-conv-kan has none
+            entries["conv.bias"] = torch.zeros(channels[i + 1])
         loaded.update({f"stages.{i}.{key}": value for key, value in entries.items()})
     problems = {"missing": reader.missing, "of another shape": reader.misshapen, "left over": list(state)}
     if any(problems.values()):
