@@ -86,7 +86,7 @@ class Classification(LabelledTask):
         self._confusion = metrics.confusion_matrix(scores.argmax(1), labels, self.num_classes).cpu()
         counts = metrics.Counts.of_confusion(self._confusion)
         areas = metrics.one_vs_rest_auc(scores, labels)
-        found = {"loss": self.mean_loss(), "top1": metrics.top_k_accuracy(scores, labels, 1)}
+        found: dict[str, float | None] = {"loss": self.mean_loss(), "top1": metrics.top_k_accuracy(scores, labels, 1)}
         if self.num_classes >= 10:
             found["top5"] = metrics.top_k_accuracy(scores, labels, 5)
         found["macro_auc"] = metrics.defined_mean(areas)
