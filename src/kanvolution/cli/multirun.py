@@ -45,8 +45,8 @@ class Outcome:
 def run_all(jobs: Sequence[Job], folder: Path, *, header: Mapping[str, Any]) -> list[Outcome]:
     """Make all runs, in a folder of their own each, below `folder`.
 
-    A run that is finished is skipped, one that was interrupted goes on where it stopped. An error ends its own run only:
-    it is reported, and kept with its traceback in `error.txt`.
+    A run that is finished is skipped, one that was interrupted goes on where it stopped. An error ends its own run
+    only: it is reported, and kept with its traceback in `error.txt`.
 
     Args:
         jobs: what to run.

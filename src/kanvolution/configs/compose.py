@@ -221,7 +221,8 @@ def _one_line(error: BaseException) -> str:
 class _Composer:
     """Hydra with our search path and the registries' choices."""
 
-    def __init__(self) -> None:
+    def __init__(self, chosen: dict[str, Any]) -> None:
+        self.chosen = chosen
         self._loader = require("hydra.core.global_hydra", _EXTRA).GlobalHydra.instance().config_loader()
         self.choices: dict[str, str] = {}
 
@@ -244,7 +245,7 @@ class _Composer:
 
 
 class _Nodes(dict):
-    """Hydra's tree of nodes by name. A node is made when it is asked for, and the tree is not copied for each config."""
+    """Hydra's tree of nodes by name. A node is made when it is asked for; the tree is not copied for each config."""
 
     def __getitem__(self, name: str) -> Any:
         value = super().__getitem__(name)
@@ -260,8 +261,18 @@ def _schema_node(group: str, choice: str) -> Callable[[], Any]:
     return lambda: _node(group, choice, schema(f"{group}_{choice}", GROUPS[group].keys(choice)))
 
 
-def _experiment_node(name: str) -> Callable[[], Any]:
-    return lambda: _node("experiment", name, EXPERIMENTS[name].node(), package="_global_")
+def _experiment_node(name: str, chosen: Mapping[str, Any]) -> Callable[[], Any]:
+    """The experiment, without its keys for other choices than those `chosen` beside it (conv=spline has no degree)."""
+
+    def make() -> Any:
+        content = EXPERIMENTS[name].node()
+        for group, choice in chosen.items():
+            if group in content and choice in GROUPS[group].names():
+                known = {key.name for key in GROUPS[group].keys(choice)}
+                content[group] = {key: value for key, value in content[group].items() if key in known}
+        return _node("experiment", name, content, package="_global_")
+
+    return make
 
 
 def _node(group: str, name: str, content: Any, package: str | None = None) -> Any:
@@ -276,16 +287,16 @@ def _hydra() -> Iterator[_Composer]:
     store = require("hydra.core.config_store", _EXTRA).ConfigStore.instance()
     state = require("hydra.core.global_hydra", _EXTRA).GlobalHydra
     # Hydra's store and its instance are global: a program that uses Hydra itself must find both as it left them.
-    before, instance = store.repo, state.instance().hydra
+    before, instance, chosen = store.repo, state.instance().hydra, {}
     store.repo = _Nodes({key: value for key, value in before.items() if key == "hydra" or key.startswith("_dummy")})
     state.instance().clear()
     try:
         store.store(name="root", node=Root)
         for name, group in GROUPS.items():
             store.repo[name] = _Nodes({f"{choice}.yaml": _schema_node(name, choice) for choice in group.names()})
-        store.repo["experiment"] = _Nodes({f"{name}.yaml": _experiment_node(name) for name in EXPERIMENTS})
+        store.repo["experiment"] = _Nodes({f"{name}.yaml": _experiment_node(name, chosen) for name in EXPERIMENTS})
         with hydra.initialize_config_module("kanvolution.configs", version_base="1.3"):
-            yield _Composer()
+            yield _Composer(chosen)
     finally:
         store.repo = before
         state.instance().hydra = instance
