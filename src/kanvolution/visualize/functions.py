@@ -65,10 +65,7 @@ def plot_functions(
         panel.set_title(f"{edge}  ({100 * found.share(edge):.1f} %)", fontsize=8)
         panel.tick_params(labelsize=7)
         panel.set_xmargin(0)
-    for panel in panels[len(chosen) :]:
-        panel.set_visible(False)
-    figure.supxlabel("normalised input" if view.normalised else "input x", fontsize=9)
-    figure.supylabel("φ(x)", fontsize=9)
+    _finish(figure, panels, len(chosen), columns, "normalised input" if view.normalised else "input x")
     _legend(figure, panels[0])
     figure.suptitle(_title(view, values if measured else None), fontsize=10)
     return figure
@@ -136,6 +133,7 @@ def plot_importance(found: Importance, count: int = 24) -> Any:
     if taps.ndim == 2 and taps.numel() > 1:
         picture = panels[1, 1].imshow(100 * taps / taps.sum().clamp_min(1e-30), cmap="Blues", vmin=0)
         figure.colorbar(picture, ax=panels[1, 1], label="share of variance (%)")
+        panels[1, 1].set_anchor("W")
         panels[1, 1].set(title="taps of the kernel", xticks=range(taps.shape[1]), yticks=range(taps.shape[0]))
     elif taps.numel() > 1:
         flat = taps.flatten()
@@ -193,10 +191,7 @@ def compare_functions(before: LayerView, after: LayerView, inputs: Tensor | None
         panel.tick_params(labelsize=7)
         panel.set_xmargin(0)
         plain_axes(panel)
-    for panel in panels[len(order) :]:
-        panel.set_visible(False)
-    figure.supxlabel("input x", fontsize=9)
-    figure.supylabel("φ(x)", fontsize=9)
+    _finish(figure, panels, len(order), columns, "normalised input" if after.normalised else "input x")
     _legend(figure, panels[0])
     figure.suptitle(f"{after.name}: functions before and after", fontsize=10)
     return figure
@@ -337,6 +332,15 @@ def _draw_bars(
     panel.set_xticks(range(len(shares)), names, fontsize=7 if crowded else 8, rotation=90 if crowded or rotate else 0)
     panel.set(title=title, ylabel="share of variance (%)")
     plain_axes(panel)
+
+
+def _finish(figure: Any, panels: Sequence[Any], used: int, columns: int, label: str) -> None:
+    """Hides the panels that are not used and labels the axes; the legend's place is below the last row."""
+    for index, panel in enumerate(panels):
+        panel.set_visible(index < used)
+        if used - columns <= index < used:
+            panel.set_xlabel(label, fontsize=8)
+    figure.supylabel("φ(x)", fontsize=9)
 
 
 def _legend(figure: Any, panel: Any) -> None:

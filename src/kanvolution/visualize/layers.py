@@ -29,7 +29,7 @@ class Edge:
     tap: tuple[int, ...] = ()
 
     def __str__(self) -> str:
-        tap = f", tap {'×'.join(map(str, self.tap))}" if self.tap else ""
+        tap = f", tap {'-'.join(map(str, self.tap))}" if self.tap else ""
         return f"{self.input} → {self.output}{tap}"
 
 
@@ -58,8 +58,8 @@ class LayerView:
 
     Raises:
         TypeError: not such a layer.
-        ValueError: functions that the layer mixes over outputs (`wavelet_edge` with `mix`), so no edge has its own; or a
-            norm before functions that are combined with the base function (a low-rank layer).
+        ValueError: functions that the layer mixes over outputs (`wavelet_edge` with `mix`), so no edge has its own;
+            or a norm before functions that are combined with the base function (a low-rank layer).
     """
 
     def __init__(self, layer: nn.Module, name: str = "layer") -> None:
@@ -72,8 +72,8 @@ class LayerView:
         self.normalised = inner.norm is not None
         if self.normalised and inner is not basis and inner.base is not None:
             raise ValueError(
-                f"the functions of {name} combine b(x) with functions of a normalised input, so none is a function of x; "
-                "use norm_site='output' to look at them"
+                f"the functions of {name} combine b(x) with functions of a normalised input, so none is a function of "
+                "x; use norm_site='output' to look at them"
             )
         self.layer, self.name, self.basis, self.source = layer, name, basis, inner
         self.groups = int(getattr(layer, "groups", 1))
