@@ -131,7 +131,7 @@ def plot_importance(found: Importance, count: int = 24) -> Any:
     _draw_bars(panels[1, 0], found.inputs, names, f"{shown}input channels", order=order)
     taps = found.taps
     if taps.ndim == 2 and taps.numel() > 1:
-        picture = panels[1, 1].imshow(100 * taps / taps.sum().clamp_min(1e-30), cmap="Blues", vmin=0)
+        picture = panels[1, 1].imshow((100 * taps / taps.sum().clamp_min(1e-30)).numpy(), cmap="Blues", vmin=0)
         figure.colorbar(picture, ax=panels[1, 1], label="share of variance (%)")
         panels[1, 1].set_anchor("W")
         panels[1, 1].set(title="taps of the kernel", xticks=range(taps.shape[1]), yticks=range(taps.shape[0]))
@@ -308,7 +308,7 @@ def _draw_histogram(panel: Any, values: Tensor, x: Tensor) -> None:
 def _draw_edges(panel: Any, found: Importance) -> None:
     shares = found.edges.flatten().sort(descending=True).values.double()
     reached = 100 * shares.cumsum(0) / shares.sum().clamp_min(1e-300)
-    panel.plot(torch.arange(1, len(shares) + 1), reached, color=BLUE)
+    panel.plot(range(1, len(shares) + 1), reached.tolist(), color=BLUE)
     needed = int((reached < 90).sum()) + 1
     panel.axhline(90, color=GREY, linewidth=0.8, linestyle=":")
     panel.set(
@@ -327,7 +327,7 @@ def _draw_bars(
 ) -> None:
     shares = 100 * values / values.sum().clamp_min(1e-30)
     shares = shares if order is None else shares[order]
-    panel.bar(range(len(shares)), shares, color=BLUE)
+    panel.bar(range(len(shares)), shares.tolist(), color=BLUE)
     crowded = len(names) > 12
     panel.set_xticks(range(len(shares)), names, fontsize=7 if crowded else 8, rotation=90 if crowded or rotate else 0)
     panel.set(title=title, ylabel="share of variance (%)")
