@@ -11,6 +11,7 @@ from kanvolution.visualize.functions import (
 )
 from kanvolution.visualize.importance import Importance, importance
 from kanvolution.visualize.layers import Curves, Edge, LayerView, layer_inputs, layer_view, layer_views
+from kanvolution.visualize.run import ShownLayer, show_functions
 from kanvolution.visualize.symbolic import (
     NAMED_FUNCTIONS,
     SymbolicFit,
@@ -29,6 +30,7 @@ __all__ = [
     "Edge",
     "Importance",
     "LayerView",
+    "ShownLayer",
     "SymbolicFit",
     "SymbolicLayer",
     "SymbolicTable",
@@ -49,5 +51,6 @@ __all__ = [
     "plot_kernel",
     "replace_functions",
     "save_figure",
+    "show_functions",
     "symbolic",
 ]

@@ -171,14 +171,18 @@ def layer_view(model: nn.Module, name: str | None = None) -> LayerView:
     Raises:
         ValueError: no such layer (the nearest is named), or a model without Kolmogorov-Arnold layers.
     """
-    layers = dict(kan_layers(model))
+    layers = {_shown_name(model, name): layer for name, layer in kan_layers(model)}
     if not layers:
         raise ValueError(f"the model (a {type(model).__name__}) has no Kolmogorov-Arnold layers to look at")
     if name is None:
         name = next(iter(layers))
     if name not in layers:
         raise ValueError(unknown_name("layer", name, layers))
-    return LayerView(layers[name], name or type(model).__name__)
+    return LayerView(layers[name], name)
+
+
+def _shown_name(model: nn.Module, name: str) -> str:
+    return name or type(model).__name__  # a model that is a layer itself
 
 
 def layer_views(model: nn.Module) -> list[LayerView]:
@@ -186,7 +190,7 @@ def layer_views(model: nn.Module) -> list[LayerView]:
     views = []
     for name, layer in kan_layers(model):
         try:
-            views.append(LayerView(layer, name or type(model).__name__))
+            views.append(LayerView(layer, _shown_name(model, name)))
         except ValueError:
             continue
     return views

@@ -335,9 +335,9 @@ def replace_functions(model: nn.Module, fits: Mapping[str, Mapping[Edge, Symboli
 
 
 def _with_module(model: nn.Module, name: str, new: nn.Module) -> nn.Module:
-    parent, _, last = name.rpartition(".")
-    if last not in dict(model.get_submodule(parent).named_children()):
+    if name not in dict(model.named_modules()):
         return new  # the model is the layer itself
+    parent, _, last = name.rpartition(".")
     setattr(model.get_submodule(parent), last, new)
     return model
 
