@@ -1,7 +1,7 @@
 """Real data sets, where KANVOLUTION_DATA names a folder that holds them; otherwise these tests are skipped.
 
-The folder may hold mnist.npz and cifar10.npz (the layout of Keras), tinyimagenet10/ (ten classes of Tiny ImageNet, train/ and
-val/) and dsb2018/ (images/ and masks/).
+The folder may hold mnist.npz and cifar10.npz (the layout of Keras), tinyimagenet10/ (ten classes of Tiny ImageNet,
+train/ and val/) and dsb2018/ (images/ and masks/).
 """
 
 import os
@@ -53,4 +53,4 @@ def test_nuclei_with_masks() -> None:
     assert len(sets.train) + len(sets.val) == 334 and sets.info.class_names == ("background", "foreground")
     images, masks = next(iter(DataLoader(sets.train, 8)))
     assert images.shape == (8, 1, 256, 256) and masks.shape == (8, 256, 256)
-    assert images[masks == 1].mean() > images[masks == 0].mean() + 0.5  # nuclei shine
+    assert images[:, 0][masks == 1].mean() > images[:, 0][masks == 0].mean() + 0.5  # nuclei shine

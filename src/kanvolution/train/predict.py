@@ -57,7 +57,8 @@ def predict(
         One prediction for each image, in order.
 
     Raises:
-        ValueError: an image that cannot be read (the file is named) or has other channels, no run there, or one that segments.
+        ValueError: an image that cannot be read (the file is named) or has other channels, no run there, or
+            one that segments.
     """
     run = run if isinstance(run, Run) else load_run(run)
     if run.info.targets != "labels":
