@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from kanvolution import ops
-from kanvolution.bases.basis import Basis, Convolve, register_basis
+from kanvolution.bases.basis import Basis, register_basis
 from kanvolution.checks import integer_at_least, interval
+from kanvolution.ops.convolution import Convolution
 from kanvolution.ops.pointwise import POINTWISE
 from kanvolution.registry import unknown_name
 
@@ -124,14 +126,14 @@ class EdgeWavelet(Basis):
         scale = _away_from_zero(self.scale).view(-1, 1)
         return ops.wavelet(edges, scale, self.translation.view(-1, 1), self.kind, **options)
 
-    def contract(self, x: Tensor, weight: Tensor, bias: Tensor | None, convolve: Convolve, groups: int) -> Tensor:
+    def contract(self, x: Tensor, weight: Tensor, bias: Tensor | None, convolution: Convolution) -> Tensor:
         size = self.size
         edges = self.functions(self.functions_input(x), input_map=self.input_map, base=None).squeeze(2)
         edges = self.drop_functions(edges)
-        y = convolve(edges, weight[:, size - 1 :: size], None, self.out_channels)
+        y = replace(convolution, groups=self.out_channels)(edges, weight[:, size - 1 :: size], None)
         if self.mixing is not None:
             grouped = y.unflatten(1, (self.groups, self.mixing.shape[-1])).flatten(3)
             y = torch.einsum("goi,ngis->ngos", self.mixing.to(y.dtype), grouped).reshape(y.shape)
         if self.base is not None:
-            return y + convolve(POINTWISE[self.base].value(x), weight[:, ::size], bias, groups)
+            return y + convolution(POINTWISE[self.base].value(x), weight[:, ::size], bias)
         return y if bias is None else y + bias.view(-1, *(1,) * (y.ndim - 2))

@@ -4,13 +4,16 @@ The families map x [N, C, *S] to [N, C, K, *S]; all take the options of `Expansi
 `kanvolution.ops.reference` holds the textbook formulas they are tested against.
 """
 
+from kanvolution.ops.backends import BACKENDS
 from kanvolution.ops.bernstein import bernstein
 from kanvolution.ops.chebyshev import chebyshev
+from kanvolution.ops.convolution import Contraction, Convolution
 from kanvolution.ops.expansion import Expansion, Planes, Slopes, expansion
 from kanvolution.ops.fourier import fourier
 from kanvolution.ops.gram import gram, gram_coefficients
 from kanvolution.ops.jacobi import jacobi
 from kanvolution.ops.legendre import legendre
+from kanvolution.ops.none import no_functions
 from kanvolution.ops.pointwise import POINTWISE, Pointwise
 from kanvolution.ops.rbf import rbf
 from kanvolution.ops.relu import relu_bumps
@@ -18,8 +21,11 @@ from kanvolution.ops.spline import spline
 from kanvolution.ops.wavelet import WAVELETS, wavelet
 
 __all__ = [
+    "BACKENDS",
     "POINTWISE",
     "WAVELETS",
+    "Contraction",
+    "Convolution",
     "Expansion",
     "Planes",
     "Pointwise",
@@ -32,6 +38,7 @@ __all__ = [
     "gram_coefficients",
     "jacobi",
     "legendre",
+    "no_functions",
     "rbf",
     "relu_bumps",
     "spline",
