@@ -117,7 +117,7 @@ class Basis(nn.Module, ABC):
         """x [N, C, *S] -> [N, C, K, *S], in the autocast dtype where autocast is on."""
         if self.is_fused():
             return self._evaluate(x)
-        dtype = _compute_dtype(x)
+        dtype = compute_dtype(x)
         options = {"input_map": self.input_map, "dtype": dtype, "backend": self.backend}
         expanded = self.functions(self.functions_input(x), base=None, **options)
         expanded = self.drop_functions(expanded.flatten(1, 2)).unflatten(1, expanded.shape[1:3])
@@ -135,7 +135,7 @@ class Basis(nn.Module, ABC):
         seen = self.functions_input(x)
         if seen is not x:
             options["base_input"] = x
-        dtype = _compute_dtype(x)
+        dtype = compute_dtype(x)
         return self.functions(
             seen, input_map=self.input_map, base=self.base, dtype=dtype, backend=self.backend, **options
         )
@@ -176,7 +176,8 @@ class Basis(nn.Module, ABC):
         return ", ".join(f"{name}={value!r}" for name, value in self.options().items())
 
 
-def _compute_dtype(x: Tensor) -> torch.dtype:
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """x's dtype, or that of autocast where it is on."""
     kind = x.device.type
     lowered = torch.is_autocast_enabled(kind) and x.dtype != torch.float64  # which autocast leaves alone
     return torch.get_autocast_dtype(kind) if lowered else x.dtype

@@ -96,14 +96,13 @@ class KANConvNd(KANImageLayer):
         return y if batched else y.squeeze(0)
 
     def _convolution(self) -> Convolution:
-        zeros = (0,) * self.ndim
-        if self.padding_mode != "zeros" or self.padding == "valid":
-            padding, extra = zeros, ()
-        elif self.padding == "same":
+        padding: tuple[int, ...] = (0,) * self.ndim
+        extra: tuple[int, ...] = ()
+        if self.padding_mode == "zeros" and self.padding == "same":
             totals = [d * (k - 1) for d, k in zip(self.dilation, self.kernel_size, strict=True)]
             padding, extra = tuple(total // 2 for total in totals), tuple(total % 2 for total in totals)
-        else:
-            padding, extra = self.padding, ()
+        elif self.padding_mode == "zeros" and not isinstance(self.padding, str):
+            padding = self.padding
         return Convolution(self.stride, padding, self.dilation, self.groups, extra=extra)
 
     def _amounts(self) -> list[int]:

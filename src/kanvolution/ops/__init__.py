@@ -8,6 +8,7 @@ from kanvolution.ops.backends import BACKENDS
 from kanvolution.ops.bernstein import bernstein
 from kanvolution.ops.chebyshev import chebyshev
 from kanvolution.ops.convolution import Contraction, Convolution
+from kanvolution.ops.edge_wavelet import edge_wavelet_convolution, edge_wavelets
 from kanvolution.ops.expansion import Expansion, Planes, Slopes, expansion
 from kanvolution.ops.fourier import fourier
 from kanvolution.ops.gram import gram, gram_coefficients
@@ -32,6 +33,8 @@ __all__ = [
     "Slopes",
     "bernstein",
     "chebyshev",
+    "edge_wavelet_convolution",
+    "edge_wavelets",
     "expansion",
     "fourier",
     "gram",

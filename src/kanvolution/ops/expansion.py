@@ -41,6 +41,7 @@ from kanvolution.ops.evaluation import (
     evaluate,
     evaluate_gradients,
     gradients,
+    laid_out,
     memory_format,
     stack,
     sum_like,
@@ -112,7 +113,7 @@ class Expansion:
             p.name: p.default for p in inspect.signature(values).parameters.values() if p.default is not p.empty
         }
         self._count = functools.lru_cache(maxsize=None)(self._count_planes)
-        self._vjp: Callable[..., tuple[Any, ...]] | None = None
+        self.gradient: Callable[..., tuple[Any, ...]] | None = None
         self._expand: _Operator | None = None
         self._convolve: _Operator | None = None
 
@@ -141,7 +142,7 @@ class Expansion:
         return vjp
 
     def _define(self, vjp: Callable[..., tuple[Any, ...]]) -> None:
-        self._vjp = vjp
+        self.gradient = vjp
         name = _operator_name(self.values)
         self._expand = _Operator(self, name, convolves=False)
         self._convolve = _Operator(self, f"{name}_convolution", convolves=True)
@@ -278,9 +279,10 @@ class _Operator:
         into = None
         if self.convolves:
             weight, bias, *rest = arguments
-            *rest, stride, padding, dilation, groups, transposed, output_padding, extra = rest
-            lists = [tuple(value) for value in (stride, padding, dilation, output_padding, extra)]
-            into = Contraction(Convolution(*lists[:3], groups, transposed, *lists[3:]), weight, bias)
+            rest, layout = rest[:-7], rest[-7:]
+            lists = (list, tuple)
+            convolution = Convolution(*(tuple(value) if isinstance(value, lists) else value for value in layout))
+            into = Contraction(convolution, weight, bias)
             arguments = tuple(rest)
         x, base_input, mix, *rest = arguments
         *rest, input_map, base, dtype, backend = rest
@@ -337,7 +339,7 @@ class _Operator:
 
     def _backward(self, grad: Tensor, wanted: list[bool], *arguments: Any) -> list[Tensor]:
         call, into = self.unpack(arguments)
-        values, vjp = self.family.values, self.family._vjp
+        values, vjp = self.family.values, self.family.gradient
         assert vjp is not None
         outer, inner = self._split(wanted, call)
         if into is None:
@@ -370,7 +372,7 @@ class _Operator:
 
     def _plain_backward(self, grad: Tensor, wanted: list[bool], *arguments: Any) -> list[Tensor]:
         call, into = self.unpack(arguments)
-        values, vjp = self.family.values, self.family._vjp
+        values, vjp = self.family.values, self.family.gradient
         assert vjp is not None
         outer, inner = self._split(wanted, call)
         results: list[Tensor] = []
@@ -399,17 +401,8 @@ def _at(into: Contraction, dtype: torch.dtype) -> Contraction:
 
 
 def _laid_out(call: Call, size: int, weight: Tensor) -> Call:
-    """The call with its inputs in the layout that the convolution on this device is fastest in.
-
-    On a CPU, oneDNN converts what is not channels-last, and the expansion is what there is most of. Only where the
-    weight is larger still does its conversion cost more.
-    """
-    x = call.x
-    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
-    if x.device.type != "cpu" or x.ndim not in formats or x.numel() * size < weight.numel():
-        return call
-    base_input = None if call.base_input is None else call.base_input.contiguous(memory_format=formats[x.ndim])
-    return call._replace(x=x.contiguous(memory_format=formats[x.ndim]), base_input=base_input)
+    base_input = None if call.base_input is None else laid_out(call.base_input, size, weight)
+    return call._replace(x=laid_out(call.x, size, weight), base_input=base_input)
 
 
 _operator_names: set[str] = set()
