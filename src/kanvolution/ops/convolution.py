@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -16,6 +16,11 @@ _TRANSPOSED: dict[int, Callable[..., Tensor]] = {
     2: F.conv_transpose2d,
     3: F.conv_transpose3d,
 }
+
+CONVOLUTION_SCHEMA = (
+    "int[] stride, int[] padding, int[] dilation, SymInt groups, bool transposed, SymInt[] output_padding, int[] extra"
+)
+"""The fields of a `Convolution` as arguments of an operator of torch.library."""
 
 
 @dataclass(frozen=True)
@@ -39,6 +44,18 @@ class Convolution:
     transposed: bool = False
     output_padding: tuple[int, ...] = ()
     extra: tuple[int, ...] = ()
+
+    def arguments(self) -> tuple[Any, ...]:
+        """The fields in the order of `CONVOLUTION_SCHEMA`."""
+        layout = (self.stride, self.padding, self.dilation)
+        return (*layout, self.groups, self.transposed, self.output_padding, self.extra)
+
+    @staticmethod
+    def from_arguments(arguments: Sequence[Any]) -> Convolution:
+        """The inverse of `arguments`."""
+        stride, padding, dilation, groups, transposed, output_padding, extra = arguments
+        layout = (tuple(stride), tuple(padding), tuple(dilation))
+        return Convolution(*layout, groups, transposed, tuple(output_padding), tuple(extra))
 
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ndim = len(self.stride)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from kanvolution.ops.backends import resolve_backend
-from kanvolution.ops.convolution import Convolution
+from kanvolution.ops.convolution import CONVOLUTION_SCHEMA, Convolution
 from kanvolution.ops.evaluation import Call, conform, evaluate, evaluate_gradients, laid_out, memory_format
 from kanvolution.ops.wavelet import wavelet
 from kanvolution.tracing import is_exporting, is_transforming
 
 _SCHEMA = (
     "Tensor x, Tensor weight, Tensor scale, Tensor translation, str kind, ScalarType dtype, str backend, "
-    "int[] stride, int[] padding, int[] dilation, SymInt groups, bool transposed, SymInt[] output_padding, int[] extra"
+    + CONVOLUTION_SCHEMA
 )
 
 
@@ -52,9 +52,7 @@ def edge_wavelet_convolution(
     backend = resolve_backend(backend, x.device)
     if is_exporting() or is_transforming():
         return _plain(x, weight, scale, translation, kind, dtype, convolution)
-    c = convolution
-    layout = (c.stride, c.padding, c.dilation, c.groups, c.transposed, c.output_padding, c.extra)
-    return _forward(x, weight, scale, translation, kind, dtype, backend, *layout)
+    return _forward(x, weight, scale, translation, kind, dtype, backend, *convolution.arguments())
 
 
 def edge_wavelets(x: Tensor, scale: Tensor, translation: Tensor, kind: str, groups: int, **options: Any) -> Tensor:
@@ -83,10 +81,6 @@ def _plain(
     return replace(convolution, groups=scale.shape[0])(planes.squeeze(2), weight.to(dtype), None)
 
 
-def _convolution(layout: Sequence[Any]) -> Convolution:
-    return Convolution(*(tuple(value) if isinstance(value, list | tuple) else value for value in layout))
-
-
 def _outputs(
     x: Tensor, scale: Tensor, translation: Tensor, kind: str, dtype: torch.dtype, backend: str, groups: int
 ) -> Iterator[tuple[int, slice, Call]]:
@@ -110,7 +104,7 @@ def _forward(
     backend: str,
     *layout: Any,
 ) -> Tensor:
-    convolution = replace(_convolution(layout), groups=1)
+    convolution = replace(Convolution.from_arguments(layout), groups=1)
     weight = weight.to(dtype)
     result: Tensor | None = None
     inside = laid_out(x, 1, weight)
@@ -128,7 +122,7 @@ def _forward(
 def _(x: Tensor, weight: Tensor, scale: Tensor, translation: Tensor, kind: str, dtype: Any, *rest: Any) -> Tensor:
     _, *layout = rest
     one = x.new_empty((x.shape[0], weight.shape[1], *x.shape[2:]), dtype=dtype)
-    plane = replace(_convolution(layout), groups=1)(one, weight[:1].to(dtype), None)
+    plane = replace(Convolution.from_arguments(layout), groups=1)(one, weight[:1].to(dtype), None)
     return _empty(plane, (x.shape[0], weight.shape[0], *plane.shape[2:]), memory_format(x))
 
 
@@ -154,7 +148,7 @@ def _backward(
     *layout: Any,
 ) -> list[Tensor]:
     want_x, want_weight, want_scale, want_translation = wanted
-    convolution = replace(_convolution(layout), groups=1)
+    convolution = replace(Convolution.from_arguments(layout), groups=1)
     grads = [torch.zeros_like(t) for t in (x, weight, scale, translation)]
     grad_x, grad_weight, grad_scale, grad_translation = grads
     inside = laid_out(x, 1, weight)
@@ -196,7 +190,7 @@ def _autograd_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     tensors, wanted = ctx.saved_tensors, list(ctx.needs_input_grad[:4])
     if torch.is_grad_enabled():  # a graph of this backward is asked for, and plain operators give one
         kind, dtype, _, *layout = ctx.options
-        y = _plain(*tensors, kind, dtype, _convolution(layout))
+        y = _plain(*tensors, kind, dtype, Convolution.from_arguments(layout))
         inputs = [t for t, want in zip(tensors, wanted, strict=True) if want]
         found = torch.autograd.grad(y, inputs, grad, create_graph=True)
     else:

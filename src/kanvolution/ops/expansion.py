@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from kanvolution.ops.backends import resolve_backend
-from kanvolution.ops.convolution import Contraction, Convolution
+from kanvolution.ops.convolution import CONVOLUTION_SCHEMA, Contraction, Convolution
 from kanvolution.ops.evaluation import (
     Call,
     Planes,
@@ -57,9 +57,6 @@ Slopes = Iterable[Tensor | None]
 """One tensor for each derivative; None stands for a derivative that is zero everywhere."""
 
 _SCALARS = {int: "int", float: "float", bool: "bool", str: "str"}
-_CONVOLUTION = (
-    "int[] stride, int[] padding, int[] dilation, SymInt groups, bool transposed, SymInt[] output_padding, int[] extra"
-)
 
 
 class Expansion:
@@ -246,7 +243,7 @@ class _Operator:
         scalars = f"{family._scalar_schema}, str input_map, str? base, ScalarType dtype, str backend"
         schema = f"{weight}Tensor x, Tensor? base_input, Tensor? mix{tensors}{scalars}"
         if convolves:
-            schema += f", {_CONVOLUTION}"
+            schema += f", {CONVOLUTION_SCHEMA}"
         forward = torch.library.custom_op(
             f"kanvolution::{name}", self._forward, mutates_args=(), schema=f"({schema}) -> Tensor"
         )
@@ -270,9 +267,7 @@ class _Operator:
         arguments = (call.x, call.base_input, call.mix, *call.tensors, *options)
         if into is None:
             return arguments
-        c = into.convolution
-        layout = (c.stride, c.padding, c.dilation, c.groups, c.transposed, c.output_padding, c.extra)
-        return (into.weight, into.bias, *arguments, *layout)
+        return (into.weight, into.bias, *arguments, *into.convolution.arguments())
 
     def unpack(self, arguments: tuple[Any, ...]) -> tuple[Call, Contraction | None]:
         """The inverse of `pack`."""
@@ -280,8 +275,7 @@ class _Operator:
         if self.convolves:
             weight, bias, *rest = arguments
             rest, layout = rest[:-7], rest[-7:]
-            lists = (list, tuple)
-            convolution = Convolution(*(tuple(value) if isinstance(value, lists) else value for value in layout))
+            convolution = Convolution.from_arguments(layout)
             into = Contraction(convolution, weight, bias)
             arguments = tuple(rest)
         x, base_input, mix, *rest = arguments
