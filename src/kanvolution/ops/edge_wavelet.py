@@ -190,7 +190,8 @@ def _autograd_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     tensors, wanted = ctx.saved_tensors, list(ctx.needs_input_grad[:4])
     if torch.is_grad_enabled():  # a graph of this backward is asked for, and plain operators give one
         kind, dtype, _, *layout = ctx.options
-        y = _plain(*tensors, kind, dtype, Convolution.from_arguments(layout))
+        x, weight, scale, translation = tensors
+        y = _plain(x, weight, scale, translation, kind, dtype, Convolution.from_arguments(layout))
         inputs = [t for t, want in zip(tensors, wanted, strict=True) if want]
         found = torch.autograd.grad(y, inputs, grad, create_graph=True)
     else:
