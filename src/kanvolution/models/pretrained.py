@@ -234,7 +234,7 @@ def load_saved(
     types = {value.dtype for value in state.values() if value.is_floating_point()}
     if len(types) == 1:
         model = model.to(types.pop())
-    load_weights(model, state, source=f"the weights of {str(path)!r}")
+    load_weights(model, state, source=repr(str(path)))
     return model.eval(), metadata
 
 
