@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from kanvolution.ops.backends import resolve_backend
-from kanvolution.ops.convolution import CONVOLUTION_SCHEMA, Contraction, Convolution
+from kanvolution.ops.convolution import CONVOLUTION_SCHEMA, Contraction, Convolution, count_flops
 from kanvolution.ops.evaluation import (
     Call,
     Planes,
@@ -257,6 +257,8 @@ class _Operator:
         )
         backward.register_fake(self._fake_backward)
         self.forward, self.backward = forward, backward
+        if convolves:
+            count_flops(name, weight=0, x=2)
 
     def __call__(self, call: Call, into: Contraction | None = None) -> Tensor:
         return self.forward(*self.pack(call, into))
