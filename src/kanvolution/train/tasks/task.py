@@ -59,6 +59,9 @@ class Task(ABC):
 
     penalties: Penalties = Penalties()
 
+    lower_is_better: frozenset[str] = frozenset({"loss"})
+    """Metrics whose best value is the lowest; of all others it is the highest."""
+
     def transform_batch(self, inputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """A training batch as the model and the loss shall see it (MixUp and its like); unchanged by default.
 
