@@ -10,6 +10,7 @@ from kanvolution.ops.chebyshev import chebyshev
 from kanvolution.ops.convolution import Contraction, Convolution
 from kanvolution.ops.edge_wavelet import edge_wavelet_convolution, edge_wavelets
 from kanvolution.ops.expansion import Expansion, Planes, Slopes, expansion
+from kanvolution.ops.flops import flop_counter
 from kanvolution.ops.fourier import fourier
 from kanvolution.ops.gram import gram, gram_coefficients
 from kanvolution.ops.jacobi import jacobi
@@ -36,6 +37,7 @@ __all__ = [
     "edge_wavelet_convolution",
     "edge_wavelets",
     "expansion",
+    "flop_counter",
     "fourier",
     "gram",
     "gram_coefficients",

@@ -21,6 +21,9 @@ BACKENDS: dict[str, str] = {
 }
 """The backends by name, each with what it is."""
 
+HAS_CPP_COMPILER = any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++", "cl"))
+"""Whether there is a C++ compiler for torch.compile to use. (A value, since compiled code cannot look for one.)"""
+
 _numbers = itertools.count()
 
 
@@ -40,20 +43,14 @@ def resolve_backend(name: str, device: torch.device) -> str:
     """
     check_backend(name)
     if name == "auto":
-        compiled = torch.compiler.is_compiling() and device.type == "cpu" and has_cpp_compiler()
+        compiled = torch.compiler.is_compiling() and device.type == "cpu" and HAS_CPP_COMPILER
         return "compile" if compiled else "eager"
-    if name == "compile" and device.type == "cpu" and not has_cpp_compiler():
+    if name == "compile" and device.type == "cpu" and not HAS_CPP_COMPILER:
         raise RuntimeError(
             "backend='compile' needs a C++ compiler and none was found; install g++ or name one in the environment "
             "variable CXX, or use backend='eager'"
         )
     return name
-
-
-@torch.compiler.assume_constant_result
-def has_cpp_compiler() -> bool:
-    """Whether there is a C++ compiler for torch.compile to use."""
-    return any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++", "cl"))
 
 
 @functools.cache

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -10,7 +9,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torch.utils.flop_counter import register_flop_formula
 
 _CONVOLUTIONS: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _TRANSPOSED: dict[int, Callable[..., Tensor]] = {
@@ -105,30 +103,6 @@ class Convolution:
     def _swap(self, weight: Tensor) -> Tensor:
         """From our layout to torch's of a transposed convolution and back: [G*A, B, ...] -> [G*B, A, ...]."""
         return weight.unflatten(0, (self.groups, -1)).transpose(1, 2).flatten(0, 1)
-
-
-def count_flops(name: str, weight: int, x: int) -> None:
-    """Tells torch.utils.flop_counter of the operators kanvolution::name and kanvolution::name_backward.
-
-    They count as the convolution in them does. `weight` and `x` are the positions of these arguments of the forward
-    operator, whose last arguments are those of a `Convolution`; the backward has the gradient and the flags of the
-    gradients that are wanted (the weight's at the same position) before them.
-    """
-
-    def flops(arguments: Sequence[Any], out: Sequence[int]) -> int:
-        transposed = arguments[-3]
-        positions = math.prod((arguments[x] if transposed else out)[2:])
-        return 2 * out[0] * positions * math.prod(arguments[weight])
-
-    def forward(*arguments: Any, out_shape: Sequence[int], **_: Any) -> int:
-        return flops(arguments, out_shape)
-
-    def backward(grad: Sequence[int], wanted: Sequence[bool], *arguments: Any, **_: Any) -> int:
-        others = any(want for i, want in enumerate(wanted) if i != weight)
-        return (int(wanted[weight]) + int(others)) * flops(arguments, grad)
-
-    for suffix, formula in (("", forward), ("_backward", backward)):
-        register_flop_formula(getattr(torch.ops.kanvolution, f"{name}{suffix}"))(formula)
 
 
 class Contraction(NamedTuple):

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from kanvolution.ops.backends import resolve_backend
-from kanvolution.ops.convolution import CONVOLUTION_SCHEMA, Convolution, count_flops
+from kanvolution.ops.convolution import CONVOLUTION_SCHEMA, Convolution
 from kanvolution.ops.evaluation import Call, conform, evaluate, evaluate_gradients, laid_out, memory_format
+from kanvolution.ops.flops import enter_operator
 from kanvolution.ops.wavelet import wavelet
 from kanvolution.tracing import is_exporting, is_transforming
 
@@ -200,5 +201,5 @@ def _autograd_backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     return (*(next(rest) if want else None for want in wanted), *(None for _ in ctx.options))
 
 
-count_flops("edge_wavelet_convolution", weight=1, x=0)
+enter_operator("edge_wavelet_convolution", weight=1, x=0)
 _forward.register_autograd(_autograd_backward, setup_context=_setup_context)

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from kanvolution.ops.backends import resolve_backend
-from kanvolution.ops.convolution import CONVOLUTION_SCHEMA, Contraction, Convolution, count_flops
+from kanvolution.ops.convolution import CONVOLUTION_SCHEMA, Contraction, Convolution
 from kanvolution.ops.evaluation import (
     Call,
     Planes,
@@ -47,6 +47,7 @@ from kanvolution.ops.evaluation import (
     sum_like,
     working_dtype,
 )
+from kanvolution.ops.flops import enter_operator
 from kanvolution.ops.pointwise import POINTWISE
 from kanvolution.registry import unknown_name
 from kanvolution.tracing import is_exporting, is_transforming
@@ -258,7 +259,7 @@ class _Operator:
         backward.register_fake(self._fake_backward)
         self.forward, self.backward = forward, backward
         if convolves:
-            count_flops(name, weight=0, x=2)
+            enter_operator(name, weight=0, x=2)
 
     def __call__(self, call: Call, into: Contraction | None = None) -> Tensor:
         return self.forward(*self.pack(call, into))
