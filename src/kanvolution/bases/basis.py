@@ -55,6 +55,9 @@ class Basis(nn.Module, ABC):
     """
 
     name: ClassVar[str] = ""
+    per_output: ClassVar[bool] = False
+    """Whether the functions differ from output to output, so that they belong to edges and not to input channels."""
+
     activation: ClassVar[str | None] = "silu"
     """The activation a block puts after this basis' layer and norm when told "auto"."""
 
@@ -139,6 +142,23 @@ class Basis(nn.Module, ABC):
         return self.functions(
             seen, input_map=self.input_map, base=self.base, dtype=dtype, backend=self.backend, **options
         )
+
+    @torch.no_grad()
+    def edge_values(self, x: Tensor, outputs: Tensor, inputs: Tensor) -> Tensor:
+        """The K functions on single edges of the layer, without what is attached.
+
+        Args:
+            x: values of the input, [S], or [in_channels, S] with values of each channel.
+            outputs, inputs: channels of the E edges, integer tensors [E]; the input channel counts over all groups.
+
+        Returns:
+            Tensor [E, K, S].
+        """
+        if x.ndim == 1 and not hasattr(self, "in_channels"):  # all channels have the same functions
+            x, inputs = x.unsqueeze(0), torch.zeros_like(inputs)
+        channels = getattr(self, "in_channels", x.shape[0])
+        values = self.functions(x.expand(channels, -1).unsqueeze(0), input_map=self.input_map, base=self.base)
+        return values[0, inputs]
 
     def reset_parameters(self) -> None:
         """Put learned parameters of the functions back to their initial values."""

@@ -91,6 +91,8 @@ class EdgeWavelet(Basis):
         base: base function b(x), or None.
     """
 
+    per_output = True
+
     def __init__(
         self,
         in_channels: int,
@@ -122,6 +124,14 @@ class EdgeWavelet(Basis):
         """x [N, C, *S] -> the wavelets of all edges [N, out_channels * C / groups, K, *S]; see `Basis.functions`."""
         scale = _away_from_zero(self.scale)
         return ops.edge_wavelets(x, scale, self.translation, self.kind, self.groups, **options)
+
+    @torch.no_grad()
+    def edge_values(self, x: Tensor, outputs: Tensor, inputs: Tensor) -> Tensor:
+        rows = (x.expand(self.in_channels, -1) if x.ndim == 1 else x)[inputs]
+        edge = (outputs, inputs % self.scale.shape[1])
+        options: dict[str, Any] = {"input_map": self.input_map, "base": self.base}
+        scale = _away_from_zero(self.scale)[edge].unsqueeze(1)
+        return ops.wavelet(rows.unsqueeze(0), scale, self.translation[edge].unsqueeze(1), self.kind, **options)[0]
 
     def contract(self, x: Tensor, weight: Tensor, bias: Tensor | None, convolution: Convolution) -> Tensor:
         """The layer, output by output where no dropout acts on single functions; see `ops.edge_wavelet_convolution`."""
