@@ -92,10 +92,11 @@ class KANConvNd(KANImageLayer):
             x = x.unsqueeze(0)
         if self.padding_mode != "zeros":
             x = F.pad(x, self._amounts(), mode=self.padding_mode)
-        y = self.basis.contract(x, self.weight, self.bias, self._convolution())
+        y = self.basis.contract(x, self.weight, self.bias, self.convolution())
         return y if batched else y.squeeze(0)
 
-    def _convolution(self) -> Convolution:
+    def convolution(self) -> Convolution:
+        """What follows the expansion, as data."""
         padding: tuple[int, ...] = (0,) * self.ndim
         extra: tuple[int, ...] = ()
         if self.padding_mode == "zeros" and self.padding == "same":
