@@ -23,6 +23,7 @@ TINY = [f"model.channels={CHANNELS}", "trainer.batch_size=512", "trainer.epochs=
         (["optim.lr=choice(0.1,0.01)"], ["optim.lr=0.1", "optim.lr=0.01"]),
         (["model.channels=[1,2],[3,4]"], ["model.channels=[1,2]", "model.channels=[3,4]"]),
         (["model=glob(simple?)"], ["model=simple4", "model=simple8"]),
+        (["optim.lr=0.1", "seed=3,4"], ["seed=3", "seed=4"]),
     ],
 )
 def test_overrides_with_several_values_stand_for_all_combinations(overrides: list[str], names: list[str]) -> None:
@@ -94,7 +95,7 @@ def test_each_run_has_its_folder_a_failure_stops_no_other_and_what_is_done_is_sk
     assert before == {p: p.stat().st_mtime_ns for p in folder.glob("*/model.safetensors")}
 
 
-def test_a_run_that_was_stopped_goes_on_and_the_others_follow(tmp_path, monkeypatch, capsys) -> None:
+def test_after_a_run_that_was_stopped_the_same_command_does_what_is_left(tmp_path, monkeypatch, capsys) -> None:
     from kanvolution import train
     from kanvolution.train import TrainingInterrupted, engine
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import statistics
 import sys
 import traceback
@@ -45,8 +46,8 @@ class Outcome:
 def run_all(jobs: Sequence[Job], folder: Path, *, header: Mapping[str, Any]) -> list[Outcome]:
     """Make all runs, in a folder of their own each, below `folder`.
 
-    A run that is finished is skipped, one that was interrupted goes on where it stopped. An error ends its own run
-    only: it is reported, and kept with its traceback in `error.txt`.
+    A run that is finished is skipped, one that was interrupted begins anew. An error ends its own run only: it is
+    reported, and kept with its traceback in `error.txt`.
 
     Args:
         jobs: what to run.
@@ -93,13 +94,11 @@ def _run(job: Job, config: Composed, folder: Path) -> Outcome:
     if (folder / "result.json").is_file():
         print("done before")
         return Outcome(job, folder, _result(folder))
-    values = config.values
-    if (folder / "config.json").is_file():
-        values = {**values, "resume": str(folder), "output_dir": None}
-    else:
-        (folder / _ERROR).unlink(missing_ok=True)
+    if (folder / "config.yaml").is_file():  # the same run, as _compose has seen
+        shutil.rmtree(folder)
+    (folder / _ERROR).unlink(missing_ok=True)
     try:
-        run_job(values, text=config.text)
+        run_job(config.values, text=config.text)
     except TrainingInterrupted:
         raise
     except Exception as error:

@@ -63,6 +63,7 @@ def compose(
     with _hydra() as hydra:
         known = hydra.groups()
         chosen = [o for o in parsed if o.get_key_element() in known]
+        hydra.chosen.update({o.get_key_element(): o.value() for o in chosen})
         earlier = _Earlier(base or {}, groups, [o.key_or_group for o in parsed])
         for group, choice in [*earlier.choices.items(), *((o.get_key_element(), o.value()) for o in chosen)]:
             _check_choice(group, choice, hydra.group_options(group))
