@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
@@ -132,7 +133,7 @@ def one_function(layer: nn.Module, view: LayerView, edge: Edge, fit: SymbolicFit
     values = fit(channel) - view.curves([edge], channel.flatten()).total[0].view_as(channel)
     kernel = torch.zeros(view.out_channels, 1, *view.kernel_size)
     kernel[(edge.output, 0, *edge.tap)] = 1
-    change = layer._convolve(values.unsqueeze(1), kernel, None, 1)
+    change = replace(layer.convolution(), groups=1)(values.unsqueeze(1), kernel, None)
     return change if batched else change.squeeze(0)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -308,7 +308,7 @@ class SymbolicLayer(nn.Module):
         x = x if batched else x.unsqueeze(0)
         if layer.padding_mode != "zeros":
             x = F.pad(x, layer._amounts(), mode=layer.padding_mode)
-        extra = layer._convolve(self._values(x[:, inputs], 1), pick, None, 1)
+        extra = replace(layer.convolution(), groups=1)(self._values(x[:, inputs], 1), pick, None)
         return y + (extra if batched else extra.squeeze(0))
 
     def _values(self, x: Tensor, dim: int) -> Tensor:
