@@ -125,24 +125,23 @@ def named_head(name: str, conv: ConvFactory, width: int | None = None, drop_rate
             "use head='linear' with a conv factory of your own"
         )
 
-    return partial(_make_head, head, conv if isinstance(conv, ConvSpec) else None, width or head.width, drop_rate)
+    return partial(_make, head, conv, width or head.width, drop_rate)  # no closure: networks are pickled
 
 
-def _make_head(
-    head: Head, conv: ConvSpec | None, width: int, drop_rate: float, features: int, num_classes: int
-) -> nn.Module:
+def _make(head: Head, conv: ConvFactory, width: int, drop_rate: float, features: int, num_classes: int) -> nn.Module:
+    """A head of `features` inputs, its hidden layers of `width`."""
     modules: list[nn.Module] = []
     for kind in head.hidden:
-        modules.append(_layer(kind, conv, features, width))
+        modules += _layer(kind, conv, features, width)
         modules += [nn.ReLU()] if kind == "linear" else []
         modules.append(nn.Dropout(drop_rate))
         features = width
-    modules.append(_layer(head.last, conv, features, num_classes))
+    modules += _layer(head.last, conv, features, num_classes)
     return modules[0] if len(modules) == 1 else nn.Sequential(*modules)
 
 
-def _layer(kind: str, conv: ConvSpec | None, features: int, outputs: int) -> nn.Module:
+def _layer(kind: str, conv: ConvFactory, features: int, outputs: int) -> list[nn.Module]:
     if kind == "kan":
-        assert conv is not None
-        return KANLinear(features, outputs, basis=conv.basis, **conv.options)
-    return Matryoshka(features, outputs) if kind == "matryoshka" else nn.Linear(features, outputs)
+        assert isinstance(conv, ConvSpec)
+        return [KANLinear(features, outputs, basis=conv.basis, **conv.options)]
+    return [Matryoshka(features, outputs) if kind == "matryoshka" else nn.Linear(features, outputs)]
