@@ -108,7 +108,7 @@ class Classifier(Network):
         drop_rate: dropout before the head and after its hidden layers.
         head: name of a head, see `HEADS`, or (features, num_classes) -> module.
         head_width: features of the head's hidden layers; None for its own.
-        pool_size: side of the map that features are averaged to.
+        pool_size: side, or height and width, of the map that features are averaged to.
     """
 
     stem: nn.Module
@@ -121,12 +121,15 @@ class Classifier(Network):
         drop_rate: float = 0.0,
         head: str | MakeHead = "linear",
         head_width: int | None = None,
-        pool_size: int = 1,
+        pool_size: int | Sequence[int] = 1,
     ) -> None:
         super().__init__()
         self.conv = resolve_conv(conv, ndim=2)
-        self.pool_size = integer_at_least("pool_size", pool_size, 1)
-        self.pool = nn.AdaptiveAvgPool2d(pool_size)
+        height, width = (pool_size, pool_size) if isinstance(pool_size, int) else pool_size
+        self.pool = nn.AdaptiveAvgPool2d(
+            (integer_at_least("pool_size", height, 1), integer_at_least("pool_size", width, 1))
+        )
+        self.pooled = height * width
         self.drop = nn.Dropout(probability("drop_rate", drop_rate))
         self.new_head = named_head(head, self.conv, head_width, drop_rate) if isinstance(head, str) else head
 
@@ -152,7 +155,7 @@ class Classifier(Network):
         return x if pre_logits else self.head(x)
 
     def make_head(self, num_classes: int) -> nn.Module:
-        return self.new_head(self.num_features * self.pool_size**2, num_classes)
+        return self.new_head(self.num_features * self.pooled, num_classes)
 
 
 class FeatureMaps(HubMixin, nn.Module):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -12,6 +13,7 @@ from torch import nn
 from kanvolution.checks import integer_at_least
 from kanvolution.layers.spec import ConvFactory, ConvSpec, resolve_conv
 from kanvolution.models.network import FeatureMaps, Network
+from kanvolution.models.published import PUBLISHED
 from kanvolution.registry import Registry, unknown_name
 
 MODELS: Registry[Callable[..., nn.Module]] = Registry("model")
@@ -25,17 +27,18 @@ def register_model(name: str) -> Callable[[Callable[..., nn.Module]], Callable[.
     return MODELS.register(name)
 
 
-def list_models(filter: str = "*") -> list[str]:
-    """The names of all registered models that match a shell pattern, sorted."""
-    return fnmatch.filter(MODELS, filter)
+def list_models(filter: str = "*", pretrained: bool = False) -> list[str]:
+    """The names of all registered models that match a shell pattern, sorted; with `pretrained`, of published weights."""
+    return fnmatch.filter(PUBLISHED if pretrained else MODELS, filter)
 
 
 def create_model(
     name: str,
-    conv: str | Mapping[str, Any] | ConvFactory = "gram",
+    conv: str | Mapping[str, Any] | ConvFactory | None = None,
     *,
     num_classes: int = 1000,
     in_chans: int = 3,
+    pretrained: bool | str | Path = False,
     features_only: bool = False,
     out_indices: Sequence[int] | None = None,
     **options: Any,
@@ -43,10 +46,13 @@ def create_model(
     """Make the model registered as `name`.
 
     Args:
-        name: see `list_models()`.
-        conv: name of a basis ("gram"), a `ConvSpec`, its dictionary, or any callable with nn.Conv's arguments.
+        name: see `list_models()`; or a name of published weights, see `list_models(pretrained=True)`.
+        conv: name of a basis, a `ConvSpec`, its dictionary, or any callable with nn.Conv's arguments; None for "gram",
+            or for the convolutions of the published weights.
         num_classes: number of outputs; 0 leaves the head out.
         in_chans: channels of the input.
+        pretrained: load the published weights of that name: from the Hugging Face Hub (True), or from a folder with the
+            files of their repository. Other `num_classes` than theirs get a new head.
         features_only: make a `FeatureMaps` of the network: its output is the list of its stages' maps.
         out_indices: which of them; None for all. Only with `features_only`.
         **options: options of the model.
@@ -55,7 +61,8 @@ def create_model(
         The model; `model.config` holds the arguments that make it again (`conv` is None for a factory of one's own).
 
     Raises:
-        ValueError: unknown model or option (the nearest is named), or a value out of range.
+        ValueError: unknown model or option (the nearest is named), a value out of range, or weights that cannot be had
+            or do not fit.
         TypeError: `conv` is none of the above.
 
     Example:
@@ -64,6 +71,18 @@ def create_model(
         >>> model(torch.randn(2, 1, 28, 28)).shape
         torch.Size([2, 10])
     """
+    published = PUBLISHED[name] if name in PUBLISHED else None
+    if published is not None:
+        if conv is not None or (pretrained and in_chans != 3):
+            raise ValueError(
+                f"{name!r} has its own convolutions and 3 channels: conv (={conv!r}) must be None, and in_chans "
+                f"(={in_chans}) 3; without the weights, use create_model({published.architecture!r}, ...)"
+            )
+        name, conv, options = published.architecture, published.conv, {**published.options, **options}
+    elif pretrained:
+        raise ValueError(f"model {name!r} has no published weights; these have: {', '.join(PUBLISHED)}")
+    if name not in MODELS:
+        raise ValueError(unknown_name("model", name, [*MODELS, *PUBLISHED]))
     constructor = MODELS[name]
     known = [p for p in inspect.signature(constructor).parameters if p not in ("conv", "num_classes", "in_chans")]
     for option in options:
@@ -73,8 +92,14 @@ def create_model(
     integer_at_least("in_chans", in_chans, 1)
     if out_indices is not None and not features_only:
         raise ValueError(f"out_indices (={list(out_indices)}) needs features_only=True")
-    factory = resolve_conv(conv)
-    model = constructor(conv=factory, num_classes=num_classes, in_chans=in_chans, **options)
+    factory = resolve_conv("gram" if conv is None else conv)
+    if published is not None and pretrained:
+        model = constructor(conv=factory, num_classes=published.num_classes, in_chans=in_chans, **options)
+        published.load(model, None if pretrained is True else pretrained)
+        if num_classes != published.num_classes:
+            model.reset_classifier(num_classes)
+    else:
+        model = constructor(conv=factory, num_classes=num_classes, in_chans=in_chans, **options)
     features: dict[str, Any] = {}
     if features_only:
         if not isinstance(model, Network):

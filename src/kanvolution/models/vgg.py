@@ -55,7 +55,7 @@ class VGG(Classifier):
         attention: "self" (`SelfAttention`) or "focal" (`FocalModulation`) at the end of some stages, (channels, conv
             factory) -> module, or None.
         attention_stages: which stages, negative ones counted from the end.
-        pool_size: side of the map that the features are averaged to.
+        pool_size: side, or height and width, of the map that the features are averaged to.
         drop_rate: dropout before the head and after its hidden layers.
         head: name of the head, see `HEADS`.
         head_width: features of the head's hidden layers; None for its own.
@@ -81,7 +81,7 @@ class VGG(Classifier):
         stage_convs: StageConvs | None = None,
         attention: str | Callable[[int, ConvFactory], nn.Module] | None = None,
         attention_stages: Sequence[int] = (-2, -1),
-        pool_size: int = 1,
+        pool_size: int | Sequence[int] = 1,
         drop_rate: float = 0.0,
         head: str | MakeHead = "linear",
         head_width: int | None = None,

@@ -19,10 +19,22 @@ from kanvolution.compat.torch_conv_kan.experts import EXPERT_LAYERS, PeerMixture
 from kanvolution.compat.torch_conv_kan.layers import LAYERS, BatchRangeLegendre
 from kanvolution.compat.torch_conv_kan.networks import NETWORKS
 from kanvolution.compat.torch_conv_kan.simple import convert_simple
+from kanvolution.compat.torch_conv_kan.vgg import VGGS, from_pretrained
 
 globals().update(ATTENTIONS)
 globals().update(NETWORKS)
 globals().update(LAYERS)
 globals().update(EXPERT_LAYERS)
+globals().update(VGGS)
 
-__all__ = ["BatchRangeLegendre", "PeerMixture", "convert_simple", *LAYERS, *EXPERT_LAYERS, *ATTENTIONS, *NETWORKS]  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
+    "BatchRangeLegendre",
+    "PeerMixture",
+    "convert_simple",
+    "from_pretrained",
+    *LAYERS,
+    *EXPERT_LAYERS,
+    *ATTENTIONS,
+    *NETWORKS,
+    *VGGS,
+]
