@@ -13,7 +13,7 @@ from torch import nn
 from kanvolution.checks import integer_at_least
 from kanvolution.layers.spec import ConvFactory, ConvSpec, resolve_conv
 from kanvolution.models.network import FeatureMaps, Network
-from kanvolution.models.published import PUBLISHED
+from kanvolution.models.published import PUBLISHED, Published
 from kanvolution.registry import Registry, unknown_name
 
 MODELS: Registry[Callable[..., nn.Module]] = Registry("model")
@@ -28,7 +28,7 @@ def register_model(name: str) -> Callable[[Callable[..., nn.Module]], Callable[.
 
 
 def list_models(filter: str = "*", pretrained: bool = False) -> list[str]:
-    """The names of all registered models that match a shell pattern, sorted; with `pretrained`, of published weights."""
+    """The names of all registered models, or of the published weights, that match a shell pattern, sorted."""
     return fnmatch.filter(PUBLISHED if pretrained else MODELS, filter)
 
 
@@ -71,8 +71,9 @@ def create_model(
         >>> model(torch.randn(2, 1, 28, 28)).shape
         torch.Size([2, 10])
     """
-    published = PUBLISHED[name] if name in PUBLISHED else None
-    if published is not None:
+    published: Published | None = None
+    if name in PUBLISHED:
+        published = PUBLISHED[name]
         if conv is not None or (pretrained and in_chans != 3):
             raise ValueError(
                 f"{name!r} has its own convolutions and 3 channels: conv (={conv!r}) must be None, and in_chans "
@@ -96,7 +97,7 @@ def create_model(
     if published is not None and pretrained:
         model = constructor(conv=factory, num_classes=published.num_classes, in_chans=in_chans, **options)
         published.load(model, None if pretrained is True else pretrained)
-        if num_classes != published.num_classes:
+        if num_classes != published.num_classes and isinstance(model, Network):
             model.reset_classifier(num_classes)
     else:
         model = constructor(conv=factory, num_classes=num_classes, in_chans=in_chans, **options)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ from kanvolution.models.vgg import plan
 from kanvolution.models.weights import load_weights
 from kanvolution.registry import unknown_name
 
-_TYPE = re.compile(r"VGG(\d+)(v[234])?(sa)?")
+_TYPE = re.compile(r"VGG(?P<depth>\d+)(?P<version>v[234])?(?P<attends>sa)?")
 # The types "...sa" attend at the end of the two stages before the last one.
 _ATTENTION_STAGES = (-3, -2)
 VGG_TYPES = (
@@ -66,25 +66,43 @@ _FAMILIES = {
     "vggkagn_bn": Family("BottleNeckKAGNConv2DLayer", "BottleNeckSelfKAGNtention2D", {"dim_reduction": 8}),
 }
 
-MakeHead = Callable[[int, int], nn.Module]
+
+@dataclass(frozen=True)
+class Convs:
+    """A conv factory of torch-conv-kan's layers.
+
+    Attributes:
+        layer: name of the layer.
+        dropout: its dropout.
+        arguments: its further arguments.
+    """
+
+    layer: str
+    dropout: float
+    arguments: Mapping[str, Any]
+
+    def __call__(self, inputs: int, outputs: int, kernel_size: int, padding: int = 0, groups: int = 1) -> nn.Module:
+        return LAYERS[self.layer](
+            inputs, outputs, kernel_size, padding=padding, groups=groups, dropout=self.dropout, **self.arguments
+        )
 
 
 def _kan(p: Mapping[str, Any], features: int, outputs: int) -> nn.Module:
     return NETWORKS["KAGN"]([features, outputs], dropout=p["dropout_linear"], degree=p["degree"])
 
 
-def _hidden_kan(p: Mapping[str, Any], last: Callable[..., nn.Module], features: int, classes: int) -> nn.Module:
+def _hidden_kan(p: Mapping[str, Any], features: int, classes: int, last: Callable[..., Any] = nn.Linear) -> nn.Module:
     return nn.Sequential(_kan(p, features, 512), nn.Dropout(p["dropout_linear"]), last(512, classes))
 
 
-# head_type -> (the head here, or what makes it; what the peer's entries of it begin with, and ours)
-_HEADS: dict[str, tuple[str | Callable[..., nn.Module], tuple[str, str]]] = {
-    "Linear": ("linear", ("classifier.1.", "head.")),
-    "VGG": ("vgg", ("classifier.", "head.")),
-    "Matryoshka": ("matryoshka", ("classifier.", "head.")),
-    "KAN": (_kan, ("classifier.", "head.")),
-    "HiddenKAN": (lambda p, f, c: _hidden_kan(p, nn.Linear, f, c), ("classifier.", "head.")),
-    "KANtryoshka": (lambda p, f, c: _hidden_kan(p, Matryoshka, f, c), ("classifier.", "head.")),
+# head_type -> the head here, or what makes it
+_HEADS: dict[str, str | Callable[..., nn.Module]] = {
+    "Linear": "linear",
+    "VGG": "vgg",
+    "Matryoshka": "matryoshka",
+    "KAN": _kan,
+    "HiddenKAN": _hidden_kan,
+    "KANtryoshka": partial(_hidden_kan, last=Matryoshka),
 }
 
 
@@ -95,24 +113,22 @@ def make_vgg(name: str, **given: Any) -> VGG:
         TypeError, ValueError: a value out of range, or an unknown type of network or head.
     """
     p = {**_PARAMETERS, **given}
-    family = _FAMILIES[name]
     for argument, known in (("vgg_type", VGG_TYPES), ("head_type", _HEADS)):
         if p[argument] not in known:
             raise ValueError(unknown_name(argument, p[argument], known))
     l1 = non_negative("l1_decay", p["l1_decay"])
+    family = _FAMILIES[name]
     found = _TYPE.fullmatch(p["vgg_type"])
     assert found
-    depth, version, attends = found.groups()
-    channels = [list(stage) for stage in plan(int(depth), version or "")]
-    common = {"degree": p["degree"], "norm_layer": p["norm_layer"], "affine": p["affine"], **family.arguments}
-    inner = p["sa_inner_projection"]
-
-    def conv(inputs: int, outputs: int, kernel_size: int, padding: int = 0, groups: int = 1, **_: Any) -> nn.Module:
-        dropout = 0.0 if inputs == p["input_channels"] and not made else p["dropout"]
-        made.append(outputs)
-        return LAYERS[family.layer](
-            inputs, outputs, kernel_size, padding=padding, groups=groups, dropout=dropout, **common
+    channels = plan(int(found["depth"]), found["version"] or "")
+    if p["last_attention"] and channels[-1][-2:] != (channels[-1][-1],) * 2:
+        raise ValueError(
+            f"last_attention (=True) replaces the last layer, which must keep its channels; vgg_type "
+            f"(={p['vgg_type']!r}) has {channels[-1]} there"
         )
+    arguments = {"degree": p["degree"], "norm_layer": p["norm_layer"], "affine": p["affine"], **family.arguments}
+    convs = Convs(family.layer, p["dropout"], arguments)
+    inner = p["sa_inner_projection"]
 
     def attention(width: int, _: Any = None) -> nn.Module:
         return ATTENTIONS[family.attention](
@@ -121,49 +137,72 @@ def make_vgg(name: str, **given: Any) -> VGG:
             padding=1,
             groups=p["groups"],
             dropout=p["dropout"],
-            **common,
+            **arguments,
         )
 
-    made: list[int] = []
-    head, (theirs, ours) = _HEADS[p["head_type"]]
+    head = _HEADS[p["head_type"]]
     network = VGG(
-        conv,
+        convs,
         p["num_classes"],
         p["input_channels"],
         channels=channels,
         width_scale=p["width_scale"],
         groups=p["groups"],
-        attention=attention if attends else None,
+        attention=attention if found["attends"] else None,
         attention_stages=_ATTENTION_STAGES,
         pool_size=p["expected_feature_shape"],
         drop_rate=p["dropout_linear"],
         head=head if isinstance(head, str) else partial(head, p),
     )
-    if not isinstance(head, str):  # these have their own dropout
-        network.drop = nn.Dropout(0.0)
+    first, last = network.stages[0], network.stages[-1]
+    assert isinstance(first, nn.Sequential) and isinstance(last, nn.Sequential)
+    width = network.feature_info[0].channels
+    first[0] = replace(convs, dropout=0.0)(p["input_channels"], width, 3, padding=1)
     if p["last_attention"]:
-        network.stages[-1][-1] = attention(network.num_features)  # pyright: ignore[reportIndexIssue]
+        last[-1] = attention(network.num_features)
+    if p["head_type"] != "Linear":  # these have their own dropout
+        network.drop = nn.Dropout(0.0)
     if l1 > 0:
-        network.losses = HeldLosses()
-        network.register_forward_hook(partial(_hold_penalty, l1))
-    renaming = Renaming({**_positions(network), theirs: ours}, kan_head="KAN" in p["head_type"])
+        Penalty(l1).attach(network)
+    linear = p["head_type"] == "Linear"
+    names = {**_positions(network), "classifier.1." if linear else "classifier.": "head."}
+    renaming = Renaming(names, kan_head="KAN" in p["head_type"])
     network.register_load_state_dict_pre_hook(renaming.before)
     network.register_load_state_dict_post_hook(renaming.after)
     return network
+
+
+class Penalty(nn.Module):
+    """A forward hook of a VGG: l1 sum |w| over all parameters of its convolutions, for `collect_losses`.
+
+    Args:
+        l1: strength.
+    """
+
+    def __init__(self, l1: float) -> None:
+        super().__init__()
+        self.l1 = l1
+        self.losses = HeldLosses()
+
+    def attach(self, network: VGG) -> None:
+        """Make it a part of the network."""
+        network.penalty = self
+        network.register_forward_hook(_hold_penalty)
+
+
+def _hold_penalty(network: nn.Module, *_: Any) -> None:
+    penalty, stages = network.penalty, network.stages
+    assert isinstance(penalty, Penalty) and isinstance(stages, nn.ModuleList)
+    if network.training:
+        convs = nn.ModuleList(m for stage in stages for m in stage.children() if isinstance(m, KANConvNormAct))
+        value = weight_penalty(convs, l1=penalty.l1, filter=lambda name, parameter: True)
+        penalty.losses.hold({"l1": value}, True)
 
 
 def _positions(network: VGG) -> dict[str, str]:
     """The beginnings of torch-conv-kan's entries and ours: it counts layers and poolings through all stages."""
     names = [f"stages.{s}.{i}." for s, stage in enumerate(network.stages) for i, _ in enumerate(stage)]  # type: ignore[arg-type]
     return {f"features.{number}.": name for number, name in enumerate(names)}
-
-
-def _hold_penalty(l1: float, network: VGG, *_: Any) -> None:
-    """l1 sum |w| over all parameters of the convolutions, collected by `collect_losses`."""
-    if network.training:
-        convs = nn.ModuleList(m for m in network.stages.modules() if isinstance(m, KANConvNormAct))
-        penalty = weight_penalty(convs, l1=l1, filter=lambda name, parameter: True)
-        network.losses.hold({"l1": penalty}, True)  # type: ignore[operator, union-attr]
 
 
 @dataclass(frozen=True)
@@ -246,13 +285,11 @@ def load_vgg(model: nn.Module, state: Mapping[str, Tensor], layers: str, source:
             entries |= {f"{name}.{key}": value for key, value in converted.items()}
             missing += reader.missing
             misshapen += reader.misshapen
-    if missing or misshapen:
-        words = [
-            f"{what} {len(found)} ({', '.join(renaming.theirs(key) for key in found[:3])}{', ...' if found[3:] else ''})"
-            for what, found in (("missing:", missing), ("of another shape:", misshapen))
-            if found
-        ]
-        raise ValueError(f"{source} are not of this network of torch-conv-kan: entries {'; '.join(words)}")
+    problems = {"Missing": missing, "Of another shape": misshapen}
+    if any(problems.values()):
+        found = ((what, len(keys), renaming.theirs(keys[0])) for what, keys in problems.items() if keys)
+        words = " ".join(f"{what}: {count} ({first}, ...)." for what, count, first in found)
+        raise ValueError(f"{source} do not fit this network of torch-conv-kan. {words}")
     load_weights(model, entries, source=source)
 
 
@@ -293,8 +330,8 @@ def _factory(name: str) -> Callable[..., VGG]:
     factory.__module__ = "kanvolution.compat.torch_conv_kan"
     factory.__doc__ = (
         f"torch-conv-kan's {name}: a `VGG` of the same function, which loads its state dict.\n\n"
-        "Args are the peer's. The penalty of `l1_decay` is collected by `collect_losses`. A Matryoshka head returns one "
-        "tensor of logits (see `Matryoshka`), where the peer's returns a tuple. Raises TypeError or ValueError for "
+        "Args are the peer's. The penalty of `l1_decay` is collected by `collect_losses`. A Matryoshka head returns "
+        "one tensor of logits (see `Matryoshka`), where the peer's returns a tuple. Raises TypeError or ValueError for "
         "values out of range."
     )
     return factory
