@@ -12,8 +12,8 @@ def comparison_figure(entries: Sequence[Mapping[str, Any]], title: str = "") -> 
     """Top-1 against the number of parameters, a point for each setting, a colour for each network.
 
     Args:
-        entries: each with `setting` (of `model` and `conv`), `parameters`, and `metrics.top1` of `mean` and `std`, as the
-            command `baselines` writes them; those without a top-1 are left out.
+        entries: each with `setting` (of `model` and `conv`), `parameters`, and `metrics.top1` of `mean` and `std`, as
+            the command `baselines` writes them; those without a top-1 are left out.
         title: shown above.
 
     Returns:
