@@ -53,13 +53,15 @@ def manual(overrides: Sequence[str] = ()) -> str:
 
 
 def _experiments() -> str:
-    """The experiments; those that differ in the end of their names only are written as one."""
-    names = choices_of("experiment")
-    families: dict[str, list[str]] = {}
-    for name in names:
-        stem = re.sub(r"(_simple\d+)_.*", r"\1_", name)
-        families.setdefault(stem, []).append(name.removeprefix(stem))
-    return ", ".join(stem + (f"{{{','.join(ends)}}}" if any(ends) else "") for stem, ends in families.items())
+    """The experiments by name; the baselines, DATA_MODEL_CONV_VARIANT, are written as one pattern."""
+    found = {
+        name: re.fullmatch(r"(\w+?)_(simple\d+)(?:_(\w+?))?(?:_(affine|instance|l1))?", name) for name in EXPERIMENTS
+    }
+    data, model, conv, variant = (
+        "{" + ",".join(sorted({match[i] for match in found.values() if match and match[i]})) + "}" for i in range(1, 5)
+    )
+    others = [name for name in choices_of("experiment") if not found.get(name)]
+    return ", ".join([*others, f"{data}_{model}[_{conv}[_{variant}]]"]).replace(",", ", ").replace(",  ", ", ")
 
 
 def _key_lines(values: dict[str, Any], help: dict[str, str]) -> list[str]:
