@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 import kanvolution as kv
 from kanvolution.train import NonFiniteLossError, Task, TrainerConfig, fit, load_run, run_job
-from kanvolution.train.engine import PRECISIONS
+from kanvolution.train.config import PRECISIONS
 from kanvolution.train.progress import Silent
 from tests.train.toy import CHANNELS, toy_data, toy_model
 

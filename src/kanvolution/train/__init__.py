@@ -1,7 +1,9 @@
 """Training: one engine, tasks, optimisers, schedules, run folders. Optional packages are imported when a run starts."""
 
 from kanvolution.train.checkpoint import Run, load_run, save_run
-from kanvolution.train.engine import FitResult, NonFiniteLossError, TrainerConfig, TrainingInterrupted, fit
+from kanvolution.train.config import TrainerConfig
+from kanvolution.train.engine import FitResult, TrainingInterrupted, fit
+from kanvolution.train.health import NonFiniteLossError
 from kanvolution.train.job import run_job
 from kanvolution.train.optim import OPTIMS, create_optim, list_optims, register_optim
 from kanvolution.train.predict import Prediction, predict

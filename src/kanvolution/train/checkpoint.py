@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from kanvolution.data.info import DataInfo
 from kanvolution.models import create_model
-from kanvolution.train.files import atomic, write_json
+from kanvolution.train.files import saving, write_json
 
 WEIGHTS = "model.safetensors"
 CONFIG = "config.json"
@@ -40,18 +40,22 @@ def save_config(folder: Path, model: nn.Module, info: DataInfo) -> None:
     )
 
 
-def save_weights(folder: Path, model: nn.Module, epoch: int) -> None:
-    """Write `model.safetensors`, whole or not at all; an older one stays until the new one is complete."""
+def save_weights(folder: Path, state: Mapping[str, Tensor], epoch: int) -> None:
+    """Write a state dict as `model.safetensors`, whole or not at all; an older one stays until the new one is complete.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     # Clones, since the format refuses tensors that share memory.
-    state = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
-    with atomic(folder / WEIGHTS) as temporary:
-        save_file(state, temporary, metadata={"format": "pt", "epoch": str(epoch)})
+    own = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
+    with saving(folder / WEIGHTS) as temporary:
+        save_file(own, temporary, metadata={"format": "pt", "epoch": str(epoch)})
 
 
 def save_run(folder: str | Path, model: nn.Module, info: DataInfo, epoch: int = 0) -> None:
     """Save a model so that `load_run` and `kanvolution predict` can use it. `folder` must exist."""
     save_config(Path(folder), model, info)
-    save_weights(Path(folder), model, epoch)
+    save_weights(Path(folder), model.state_dict(), epoch)
 
 
 def load_run(path: str | Path, model: nn.Module | None = None) -> Run:

@@ -9,7 +9,8 @@ from kanvolution.data import create_data
 from kanvolution.extras import require
 from kanvolution.layers import ConvSpec
 from kanvolution.models import create_model
-from kanvolution.train.engine import FitResult, TrainerConfig, fit
+from kanvolution.train.config import TrainerConfig
+from kanvolution.train.engine import FitResult, fit
 from kanvolution.train.options import named_options
 from kanvolution.train.progress import Progress
 from kanvolution.train.run_folder import check_run_folder

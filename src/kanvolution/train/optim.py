@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -88,3 +89,9 @@ def create_optim(choice: str | Mapping[str, Any], model: nn.Module) -> torch.opt
     if not groups:
         raise ValueError("the model has no trainable parameter; set requires_grad on those to train")
     return make(groups, **options)
+
+
+def needs_closure(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether `step` cannot do without a closure that evaluates loss and gradients, as that of torch's LBFGS."""
+    closure = inspect.signature(type(optimizer).step).parameters.get("closure")
+    return closure is not None and closure.default is inspect.Parameter.empty

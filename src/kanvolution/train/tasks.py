@@ -21,6 +21,9 @@ from kanvolution.train.options import check_options, named_options
 class Task(ABC):
     """Owns the loss and the metrics. Metrics are gathered with `update` over a validation and read with `compute`."""
 
+    lower_is_better: frozenset[str] = frozenset({"loss"})
+    """Metrics whose best value is the lowest; of all others it is the highest."""
+
     @abstractmethod
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         """The loss of a batch, averaged over its samples."""
