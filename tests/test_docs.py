@@ -97,7 +97,7 @@ def test_training_page_names_the_choices():
     from kanvolution.configs.groups import GROUPS
 
     rows = {row[0].strip("`"): row[1] for row in table((DOCS / "training.md").read_text(encoding="utf-8"))}
-    for group in ("model", "data", "task"):
+    for group in ("model", "data", "task", "tracker"):
         registered = [n for n in GROUPS[group].names() if not n.startswith("own_")]
         assert sorted(re.findall(r"`(\w+)`", rows[group])) == sorted(registered), group
 

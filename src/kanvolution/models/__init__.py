@@ -2,8 +2,10 @@
 
 from kanvolution.models.kan import KAN
 from kanvolution.models.network import Classifier, FeatureInfo, FeatureMaps, Network
+from kanvolution.models.pretrained import from_pretrained, push_to_hub, save_pretrained
 from kanvolution.models.registry import MODELS, create_model, list_models, register_model
 from kanvolution.models.simple import SimpleNet
+from kanvolution.models.weights import load_weights, read_weights
 
 __all__ = [
     "KAN",
@@ -14,6 +16,11 @@ __all__ = [
     "Network",
     "SimpleNet",
     "create_model",
+    "from_pretrained",
     "list_models",
+    "load_weights",
+    "push_to_hub",
+    "read_weights",
     "register_model",
+    "save_pretrained",
 ]

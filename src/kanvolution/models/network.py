@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from kanvolution.checks import probability
+from kanvolution.models.hub_mixin import HubMixin
 from kanvolution.registry import unknown_name
 
 
@@ -23,7 +24,7 @@ class FeatureInfo:
     reduction: int
 
 
-class Network(nn.Module, ABC):
+class Network(HubMixin, nn.Module, ABC):
     """Image [N, in_chans, H, W] -> feature maps of the stages -> features -> output.
 
     A subclass sets `feature_info`, one entry for each map of `forward_stages`, and `num_features`, and calls
@@ -116,7 +117,7 @@ class Classifier(Network):
         return nn.Linear(self.num_features, num_classes)
 
 
-class FeatureMaps(nn.Module):
+class FeatureMaps(HubMixin, nn.Module):
     """The feature maps of a network's stages: image -> list of tensors [N, channels, H', W']. The head is left out.
 
     Args:

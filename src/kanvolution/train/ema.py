@@ -51,7 +51,8 @@ class Ema:
         """Take in the values after a step."""
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        torch._foreach_lerp_(list(self._means.values()), [local(v) for v in self._values.values()], 1 - decay)
+        means, values = list(self._means.values()), [local(value) for value in self._values.values()]
+        torch._foreach_lerp_(means, values, 1 - decay)  # pyright: ignore[reportPrivateImportUsage]
 
     @torch.no_grad()
     def swap(self) -> None:

@@ -19,12 +19,12 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from kanvolution.checks import integer_at_least
 from kanvolution.data.info import DataSets
 from kanvolution.extras import require
+from kanvolution.files import append_json_line, write_json, write_json_lines, write_text
 from kanvolution.layers.collect import collect_losses
 from kanvolution.registry import unknown_name
 from kanvolution.train.checkpoint import CONFIG, WEIGHTS, parameter_count, save_config, save_weights
 from kanvolution.train.config import TrainerConfig
 from kanvolution.train.ema import Ema
-from kanvolution.train.files import append_json_line, write_json, write_json_lines, write_text
 from kanvolution.train.health import NonFiniteLossError, diagnose
 from kanvolution.train.interrupt import StopFlag, stop_on_signal
 from kanvolution.train.optim import create_optim, needs_closure
@@ -36,7 +36,9 @@ from kanvolution.train.run_folder import RESULT, environment, make_run_folder, o
 from kanvolution.train.schedule import create_schedule
 from kanvolution.train.state import Parts, Position, States, check_settings, load_state, plain
 from kanvolution.train.tasks import Task, create_task
+from kanvolution.train.trackers import NoTracker, Tracker, create_tracker
 from kanvolution.train.with_loss import ModelWithLoss
+from kanvolution.visualize import draw_run
 
 BEST = "best"
 """Folder in a run that holds the weights of the best epoch, where `keep_best` asks for them."""
@@ -76,6 +78,7 @@ def fit(
     optim: str | Mapping[str, Any] = "adamw",
     schedule: str | Mapping[str, Any] = "cosine",
     trainer: TrainerConfig | None = None,
+    tracker: str | Mapping[str, Any] | Tracker = "auto",
     seed: int = 0,
     output_dir: str | Path | None = None,
     resume: str | Path | None = None,
@@ -86,24 +89,32 @@ def fit(
     """Train a model in place, and save it after every epoch.
 
     The run folder gets `model.safetensors` and `config.json` (see `load_run`), `metrics.jsonl` (a line for each epoch),
-    `environment.json`, and `result.json`; `kanvolution.visualize.draw_run` makes pictures of it. The weights of the
-    last epoch are the result: none is picked by its validation score.
+    `environment.json`, `result.json`, the pictures of `kanvolution.visualize.draw_run`, and until it is finished
+    `checkpoints/`, from which `resume` goes on. The weights of the last epoch are the result (with `trainer.ema`, their
+    running mean): none is picked by its validation score. `trainer.keep_best` saves the best ones beside it.
+
+    With torchrun it is called in every process, and all of them return; the first one writes the files.
 
     Args:
         model: a network whose output the task understands.
         data: see `kanvolution.data.create_data`.
         task, optim, schedule: a name, or a dictionary with `name` and options; a `Task` of your own.
         trainer: how the loop runs.
+        tracker: where the metrics are shown; see `create_tracker`.
         seed: of data order, augmentation and dropout. (Seed torch before making the model for the initial weights.)
         output_dir: a new or empty folder; None makes one under runs/.
+        resume: the folder of a run that was stopped: go on with it, to the same weights as if it had never stopped. All
+            other arguments must be those that it began with; the weights of `model` are replaced.
         config: the text of a config to save as `config.yaml`.
         name: used for the folder that None makes.
         progress: what is told of the run's course; None prints to stdout.
 
     Raises:
-        ValueError: an unknown name or option, a value out of range, or a folder that is not empty.
+        ValueError: an unknown name or option, a value out of range, a folder that is not empty, or a run to resume that
+            is finished or began with other arguments.
         NonFiniteLossError: the loss became infinite or not a number; the last checkpoint is kept.
-        TrainingInterrupted: SIGINT or SIGTERM; the last checkpoint is kept.
+        TrainingInterrupted: SIGINT or SIGTERM; `resume` goes on from there.
+        OSError: a checkpoint cannot be written; the one before is kept.
 
     Example:
         >>> import tempfile, kanvolution as kv
@@ -130,9 +141,11 @@ def fit(
     }
     task = task if isinstance(task, Task) else create_task(task, data.info)
     create_schedule(schedule, trainer.epochs, trainer.epochs)
+    tracker = tracker if isinstance(tracker, Tracker) else create_tracker(tracker)
     progress = default_progress() if progress is None else progress
     with accelerator_of(trainer, seed) as accelerator, _memory_format(model, trainer):
         progress = progress if accelerator.is_main_process else Silent()
+        tracker = tracker if accelerator.is_main_process else NoTracker()
         loop = _Loop(accelerator, model, optim, schedule, data, task, trainer, seed, progress)
         settings["processes"] = accelerator.num_processes
 
@@ -153,7 +166,11 @@ def fit(
                 on_main(accelerator, partial(record_environment, folder, facts))
                 title = f"training {name} on {accelerator.device}: {folder}"
                 progress.start(title, trainer.epochs, loop.steps_per_epoch, loop.steps_done)
-                return loop.run(stop)
+                with tracker.running(folder, name, config):
+                    result = loop.run(stop, tracker)
+                    if accelerator.is_main_process:
+                        tracker.show(draw_run(folder))
+                return result
         except (ValueError, TypeError):
             # A mistake that shows only now. A new folder without weights is of no use; a corrected run may take it.
             if resume is None and accelerator.is_main_process and not (folder / WEIGHTS).exists():
@@ -288,13 +305,13 @@ class _Loop:
 
         on_main(self.accelerator, clean)
 
-    def run(self, stop: StopFlag) -> FitResult:
+    def run(self, stop: StopFlag, tracker: Tracker) -> FitResult:
         """Train to the end, or to a signal."""
-        self.stop, self.stopping = stop, False
+        self.stop, self.stopping, self.tracker = stop, False, tracker
         position, metrics = self.position, {}
         while position.epoch <= self.trainer.epochs:
             if position.step == 0:
-                position.lr = self.scheduler.get_last_lr()[0]
+                position.lr = float(self.scheduler.get_last_lr()[0])
             self._train_epoch()
             begun = time.perf_counter()
             with self.parts.averaged():
@@ -398,7 +415,7 @@ class _Loop:
         # The processes had other images: the first that found more than a bad sum tells.
         causes = require("accelerate.utils", "train").gather_object([cause])
         cause = min(causes, key=lambda text: "every layer" in text)
-        lr = self.scheduler.get_last_lr()[0]
+        lr = float(self.scheduler.get_last_lr()[0])
         return NonFiniteLossError(value, position.epoch, position.step + 1, lr, cause, self.last_state)
 
     @torch.no_grad()
@@ -441,6 +458,7 @@ class _Loop:
 
         on_main(self.accelerator, save)
         self.progress.epoch(record)
+        self.tracker.log(record)
 
     def _is_best(self, metrics: Mapping[str, float | None]) -> bool:
         """Whether this epoch has the best value of `keep_best` so far; remembers it."""

@@ -12,13 +12,13 @@ from kanvolution.models import create_model
 from kanvolution.train.config import TrainerConfig
 from kanvolution.train.engine import FitResult, fit
 from kanvolution.train.options import named_options
+from kanvolution.train.parallel import is_main
 from kanvolution.train.progress import Progress
 from kanvolution.train.run_folder import check_run_folder
-from kanvolution.visualize import draw_run
 
 
 def run_job(config: Mapping[str, Any], *, text: str | None = None, progress: Progress | None = None) -> FitResult:
-    """Load the data, make the model, train it, and draw the pictures.
+    """Load the data, make the model, and train it.
 
     Args:
         config: the keys of `kanvolution.configs.compose`, as plain dictionaries.
@@ -28,7 +28,7 @@ def run_job(config: Mapping[str, Any], *, text: str | None = None, progress: Pro
     Raises:
         ValueError: see `fit`, `create_data` and `create_model`.
     """
-    if config["output_dir"] is not None:
+    if config["output_dir"] is not None and is_main():
         check_run_folder(config["output_dir"])
     trainer = TrainerConfig(**config["trainer"])
     spec = ConvSpec(**config["conv"])
@@ -39,18 +39,18 @@ def run_job(config: Mapping[str, Any], *, text: str | None = None, progress: Pro
     model = create_model(
         model_name, spec, num_classes=data.info.num_classes, in_chans=data.info.in_chans, **model_options
     )
-    result = fit(
+    return fit(
         model,
         data,
         task=config["task"],
         optim=config["optim"],
         schedule=config["schedule"],
         trainer=trainer,
+        tracker=config["tracker"],
         seed=config["seed"],
         output_dir=config["output_dir"],
+        resume=config["resume"],
         config=text,
         name=f"{model_name}-{spec.basis}-{data.info.name}",
         progress=progress,
     )
-    draw_run(result.folder)
-    return result

@@ -51,7 +51,7 @@ class Ticket(NamedTuple):
     """Asks for an image in an epoch. It carries the epoch to wherever the image is prepared, other processes too."""
 
     epoch: int
-    index: int
+    image: int
 
 
 class EpochSampler(Sampler[Ticket]):
@@ -101,6 +101,6 @@ class SeededImages(Dataset):
 
     def __getitems__(self, tickets: Sequence[Ticket]) -> list[Any]:
         with _seeded(_mixed(_IMAGES, self.seed, *tickets[0])):
-            indices = [ticket.index for ticket in tickets]
+            indices = [ticket.image for ticket in tickets]
             together = getattr(self.images, "__getitems__", None)
             return [self.images[i] for i in indices] if together is None else together(indices)

@@ -17,11 +17,11 @@ from typing import Any
 
 import torch
 
+from kanvolution.files import write_json
 from kanvolution.train.checkpoint import CONFIG
-from kanvolution.train.files import write_json
 
 RESULT = "result.json"
-_PACKAGES = ("torch", "torchvision", "accelerate", "torchmetrics", "numpy")
+_PACKAGES = ("torchvision", "accelerate", "torchmetrics", "numpy")
 
 
 def check_run_folder(path: str | Path) -> None:
@@ -94,6 +94,7 @@ def environment(device: torch.device, processes: int = 1) -> dict[str, Any]:
     return {
         "kanvolution": __version__,
         "python": platform.python_version(),
+        "torch": torch.__version__,
         **{name: _version(name) for name in _PACKAGES},
         "platform": platform.platform(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kanvolution.train.checkpoint import load_weights
+from kanvolution.files import remove_temporaries, saving
+from kanvolution.models.weights import load_weights
 from kanvolution.train.ema import Ema
-from kanvolution.train.files import remove_temporaries, saving
 
 FORMAT = 1
 """Number of the layout of a state; it grows when an older one cannot be read any more."""
