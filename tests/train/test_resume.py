@@ -25,6 +25,7 @@ from kanvolution.train.state import States, load_state
 from tests.train.toy import CHANNELS, toy_data, toy_model
 
 STEPS = 4  # of an epoch of toy data in batches of 8
+KILLING = Path(__file__).with_name("killing.py")
 TIMES = ("seconds", "images_per_second", "memory_gib")
 
 
@@ -241,7 +242,7 @@ def test_the_best_weights_are_kept_beside_the_last(tmp_path, metric: str, best: 
     assert load_run(tmp_path / "run" / "best").epoch == best
     assert json.loads((tmp_path / "run" / "best" / "metrics.json").read_text())["epoch"] == best
     trainer.keep_best = "scor"
-    with pytest.raises(ValueError, match="unknown metric trainer.keep_best 'scor'. Did you mean 'score'"):
+    with pytest.raises(ValueError, match=r"unknown metric trainer.keep_best 'scor'. Did you mean 'score'"):
         fit(model, data, task=Scripted(data.info), output_dir=tmp_path / "other", **options)
 
 
@@ -291,25 +292,25 @@ def test_a_state_runs_no_code(tmp_path) -> None:
 
 
 def command(folder: Path, *more: str) -> list[str]:
-    tiny = [f"model.channels={CHANNELS}", "trainer.epochs=20", "trainer.batch_size=64", "trainer.max_steps=2"]
-    return [sys.executable, "-m", "kanvolution.cli", "train", *tiny, "tracker=none", f"output_dir={folder}", *more]
+    tiny = [f"model.channels={CHANNELS}", "trainer.epochs=3", "trainer.batch_size=16", "trainer.max_steps=3"]
+    return ["train", "--import", str(KILLING), "task=killing", *tiny, "tracker=none", f"output_dir={folder}", *more]
 
 
 def test_kill_9_and_the_command_line(tmp_path, capsys) -> None:
     """The same command with `resume` goes on; without other keys too; other values are refused."""
     from kanvolution.cli import main
 
-    with subprocess.Popen(command(tmp_path / "run"), stdout=subprocess.PIPE, text=True) as process:
-        for line in process.stdout:
-            if line.startswith("epoch 1/"):
-                break
-        process.kill()
-    assert process.returncode == -signal.SIGKILL and not (tmp_path / "run" / "result.json").exists()
+    killed = subprocess.run(
+        [sys.executable, "-m", "kanvolution.cli", *command(tmp_path / "run", "trainer.checkpoint_steps=1")],
+        env={**os.environ, "KILL_AT": "6", "KILL_RANK": "0"},
+        stdout=subprocess.PIPE,
+    )
+    assert killed.returncode == -signal.SIGKILL and b"epoch 1/3" in killed.stdout
     resume = f"resume={tmp_path / 'run'}"
-    assert main(["train", resume, "trainer.epochs=30"]) == 2
-    assert "trainer.epochs is 20 there and 30 here" in capsys.readouterr().err
-    assert main(command(tmp_path / "run", resume, "trainer.keep_last=2")[3:]) == 0
-    assert main(command(tmp_path / "whole")[3:]) == 0
+    assert main(["train", resume, "trainer.epochs=4"]) == 2
+    assert "trainer.epochs is 3 there and 4 here" in capsys.readouterr().err
+    assert main(command(tmp_path / "run", resume, "trainer.keep_last=2")) == 0
+    assert main(command(tmp_path / "whole")) == 0
     assert_equal_runs(tmp_path / "whole", tmp_path / "run")
     assert main(["train", resume]) == 2
     assert "this run is finished" in capsys.readouterr().err
