@@ -29,6 +29,7 @@ def train(options: argparse.Namespace) -> int:
     composed = compose(options.overrides)
 
     from kanvolution.train import NonFiniteLossError, TrainingInterrupted, run_job
+    from kanvolution.train.parallel import is_main
     from kanvolution.train.progress import summary
 
     try:
@@ -38,6 +39,8 @@ def train(options: argparse.Namespace) -> int:
         return INTERRUPTED
     except NonFiniteLossError as error:
         return fail(str(error), FAILED)
+    if not is_main():  # one table, not one for each process
+        return 0
     metrics = result.metrics
     rows = {"top-1": percent(metrics.get("top1")), "macro AUC": number(metrics.get("macro_auc"))}
     summary(
