@@ -25,6 +25,7 @@ from kanvolution.layers import (
 )
 from kanvolution.models import (
     KAN,
+    convert,
     create_model,
     from_pretrained,
     list_models,
@@ -58,6 +59,7 @@ __all__ = [
     "Separable",
     "bases",
     "collect_losses",
+    "convert",
     "create_basis",
     "create_model",
     "from_pretrained",

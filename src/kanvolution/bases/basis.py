@@ -132,6 +132,17 @@ class Basis(nn.Module, ABC):
     def reset_parameters(self) -> None:
         """Put learned parameters of the functions back to their initial values."""
 
+    def make_first_identity(self) -> None:
+        """Make function 0 x itself, which a layer needs to begin as an ordinary one.
+
+        Raises:
+            ValueError: the base function, which is function 0, is another.
+        """
+        if self.base != "identity":
+            raise ValueError(
+                f"the base function of basis {self.name!r} is {self.base!r}, and must be the identity: base='identity'"
+            )
+
     @torch.no_grad()
     def second_moments(self) -> Tensor:
         """E[B_k(x)^2] for standard-normal x, [K] in float64, by the trapezoidal rule on [-9, 9]."""

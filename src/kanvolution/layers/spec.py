@@ -142,6 +142,17 @@ class ConvSpec:
             dtype,
         )
         conv = build_conv(self.ndim, self.make_basis, arguments, self.structure)
+        return self.around(conv, in_channels, out_channels, device, dtype)
+
+    def around(
+        self,
+        conv: nn.Module,
+        in_channels: int,
+        out_channels: int,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> KANConvNormAct:
+        """The block of a convolution and this spec's norm, activation and dropout."""
         norm = None
         if self.norm is not None:
             channels = out_channels if self.norm_site == "output" else in_channels

@@ -1,5 +1,6 @@
 """Models by name. Importing this package registers the models it ships."""
 
+from kanvolution.models.conversion import ConversionReport, LayerReport, convert
 from kanvolution.models.densenet import DenseNet
 from kanvolution.models.heads import HEADS, Matryoshka
 from kanvolution.models.kan import KAN
@@ -17,13 +18,16 @@ __all__ = [
     "MODELS",
     "VGG",
     "Classifier",
+    "ConversionReport",
     "DenseNet",
     "FeatureInfo",
     "FeatureMaps",
+    "LayerReport",
     "Matryoshka",
     "Network",
     "ResNet",
     "SimpleNet",
+    "convert",
     "create_model",
     "from_pretrained",
     "list_models",

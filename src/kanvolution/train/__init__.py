@@ -3,12 +3,14 @@
 from kanvolution.train.checkpoint import Run, load_run, save_run
 from kanvolution.train.config import TrainerConfig
 from kanvolution.train.engine import FitResult, TrainingInterrupted, fit
+from kanvolution.train.evaluate import Evaluation, evaluate, find_checkpoint
 from kanvolution.train.health import NonFiniteLossError
 from kanvolution.train.job import run_job
+from kanvolution.train.objective import Objective
 from kanvolution.train.optim import OPTIMS, create_optim, list_optims, register_optim
 from kanvolution.train.predict import Prediction, predict
 from kanvolution.train.schedule import SCHEDULES, create_schedule, list_schedules, register_schedule
-from kanvolution.train.tasks import TASKS, Classification, Task, create_task, list_tasks, register_task
+from kanvolution.train.tasks import TASKS, Classification, Penalties, Task, create_task, list_tasks, register_task
 from kanvolution.train.trackers import TRACKERS, Tracker, create_tracker, list_trackers, register_tracker
 
 __all__ = [
@@ -17,8 +19,11 @@ __all__ = [
     "TASKS",
     "TRACKERS",
     "Classification",
+    "Evaluation",
     "FitResult",
     "NonFiniteLossError",
+    "Objective",
+    "Penalties",
     "Prediction",
     "Run",
     "Task",
@@ -29,6 +34,8 @@ __all__ = [
     "create_schedule",
     "create_task",
     "create_tracker",
+    "evaluate",
+    "find_checkpoint",
     "fit",
     "list_optims",
     "list_schedules",

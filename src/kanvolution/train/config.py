@@ -24,7 +24,7 @@ class TrainerConfig:
     epochs: int = _key(20, "passes over the training images")
     batch_size: int = _key(64, "images taken at once, on each device")
     accumulation: int = _key(1, "batches whose gradients are averaged for one step")
-    grad_clip: float = _key(1.0, "largest norm of the gradient; 0 leaves it as it is")
+    grad_clip: float = _key(1.0, "largest norm of the gradient; 0 leaves it as it is, and so does optim=lbfgs")
     ema: float = _key(0.0, "decay of a running mean of the weights, validated and saved in their place; 0: none")
     mixed_precision: str = _key("no", "no, bf16 or fp16 (fp16 needs a GPU)")
     compile: bool = _key(False, "compile the model with torch.compile")

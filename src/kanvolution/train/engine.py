@@ -20,13 +20,13 @@ from kanvolution.checks import integer_at_least
 from kanvolution.data.info import DataSets
 from kanvolution.extras import require
 from kanvolution.files import append_json_line, write_json, write_json_lines, write_text
-from kanvolution.layers.collect import collect_losses
 from kanvolution.registry import unknown_name
 from kanvolution.train.checkpoint import CONFIG, WEIGHTS, parameter_count, save_config, save_weights
 from kanvolution.train.config import TrainerConfig
 from kanvolution.train.ema import Ema
 from kanvolution.train.health import NonFiniteLossError, diagnose
 from kanvolution.train.interrupt import StopFlag, stop_on_signal
+from kanvolution.train.objective import Objective
 from kanvolution.train.optim import create_optim, needs_closure
 from kanvolution.train.options import named_options
 from kanvolution.train.parallel import accelerator_of, on_main, shard
@@ -50,7 +50,7 @@ class FitResult:
 
     folder: Path
     metrics: dict[str, float | None]
-    tables: dict[str, list[list[int]]]
+    tables: dict[str, list[list[Any]]]
     parameters: int
     seconds: float
 
@@ -246,7 +246,8 @@ class _Loop:
                 f"trainer.mixed_precision (='fp16') cannot be used with {type(optimizer).__name__}, which evaluates "
                 "the loss several times in a step; use bf16 or no"
             )
-        with_loss = ModelWithLoss(model, self._loss, trainer.compile)
+        self.objective = Objective(task, model)
+        with_loss = ModelWithLoss(model, self.objective, trainer.compile)
         # What is spread over the processes already needs no wrapping for them.
         self.run_model = accelerator.prepare_model(with_loss, evaluation_mode=trainer.fsdp)
         self.optimizer = accelerator.prepare_optimizer(optimizer)
@@ -308,6 +309,10 @@ class _Loop:
     def run(self, stop: StopFlag, tracker: Tracker) -> FitResult:
         """Train to the end, or to a signal."""
         self.stop, self.stopping, self.tracker = stop, False, tracker
+        with self.objective:
+            return self._run()
+
+    def _run(self) -> FitResult:
         position, metrics = self.position, {}
         while position.epoch <= self.trainer.epochs:
             if position.step == 0:
@@ -339,6 +344,7 @@ class _Loop:
         position, every = self.position, self.trainer.checkpoint_steps
         self.run_model.train()
         self.sampler.begin(position.epoch, position.step * self.images_per_step)
+        self.objective.begin(position.penalties, position.calls)
         begun = time.perf_counter() - position.seconds
         for batches in _grouped(self.train_loader, self.trainer.accumulation):
             position.loss += self._step(batches)
@@ -361,6 +367,7 @@ class _Loop:
             total = 0.0
             for number, (inputs, target) in enumerate(batches, start=1):
                 last = number == len(batches)
+                inputs, target = self.task.transform_batch(inputs, target)
                 with contextlib.nullcontext() if last else self.accelerator.no_sync(self.run_model):
                     loss = self.run_model(self._ordered(inputs), target) / len(batches)
                     value = self._shared(loss)
@@ -369,7 +376,8 @@ class _Loop:
                         raise self._not_finite(value, inputs)
                     self.accelerator.backward(loss)
                 total += value
-            if self.trainer.grad_clip > 0:
+            # What a line search sees has to be the gradient of the loss, at whatever length.
+            if self.trainer.grad_clip > 0 and not self.needs_closure:
                 self.accelerator.clip_grad_norm_(self.model.parameters(), self.trainer.grad_clip)
             losses.append(total)
             return total
@@ -384,10 +392,6 @@ class _Loop:
             if self.parts.ema is not None:
                 self.parts.ema.update()
         return losses[0]
-
-    def _loss(self, output: Any, target: Any) -> Tensor:
-        # Experts and other modules hold balance losses of their own.
-        return self.task.loss(output, target) + collect_losses(self.model)
 
     def _shared(self, loss: Tensor) -> float:
         """The mean loss of all processes, which also agree here on whether to stop.
@@ -438,6 +442,7 @@ class _Loop:
             "epoch": position.epoch,
             "lr": position.lr,
             "train_loss": position.loss / self.steps_per_epoch,
+            **{f"train_{name}": value for name, value in self.objective.means().items()},
             **{f"val_{name}": value for name, value in metrics.items()},
             "seconds": round(seconds, 3),
             "images_per_second": round(self.images_per_epoch / position.seconds, 1),
@@ -476,6 +481,8 @@ class _Loop:
         return better
 
     def _save_state(self) -> None:
+        if self.position.step:
+            self.position.penalties, self.position.calls = self.objective.sums(), self.objective.calls
         parts = self.parts.state_dict()
         save = partial(self.states.save, self.steps_done, self.settings, self.position, parts)
         self.last_state = on_main(self.accelerator, lambda: str(save()))

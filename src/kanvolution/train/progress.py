@@ -127,16 +127,23 @@ def epoch_line(record: Mapping[str, Any], epochs: int) -> str:
     width = len(str(epochs))
     parts = [f"epoch {record['epoch']:>{width}}/{epochs}", f"lr {record['lr']:.1e}"]
     parts += [f"train loss {record['train_loss']:.4f}"]
-    parts += [_measure(key, value) for key, value in record.items() if key not in _SHOWN_APART]
+    parts += [" ".join(measured(key, value)) for key, value in record.items() if key not in _SHOWN_APART]
     parts += [f"{record['seconds']:.1f} s", f"{record['images_per_second']:.0f} images/s"]
     parts += [f"{record['memory_gib']:.2f} GiB"]
     return "  ".join(parts)
 
 
-def _measure(key: str, value: float | None) -> str:
+def measured(key: str, value: float | None) -> tuple[str, str]:
+    """A metric as it is shown: its label, and the value with its unit.
+
+    Example:
+        >>> from kanvolution.train.progress import measured
+        >>> measured("val_top1", 0.9876)
+        ('top-1', '98.76 %')
+    """
     name = key.removeprefix("val_")
     label, factor, form = _LABELS.get(name, (key.replace("_", " "), 1, "{:.4f}"))
-    return f"{label} {'undefined' if value is None else form.format(value * factor)}"
+    return label, "undefined" if value is None else form.format(value * factor)
 
 
 def summary(rows: Mapping[str, str]) -> None:

@@ -37,6 +37,8 @@ class Position:
         loss: sum of their losses.
         lr: learning rate at its beginning.
         seconds: training time spent in it.
+        penalties: sum of each penalty.
+        calls: how many values it is a sum of.
         best: best value of `keep_best` so far.
         records: the lines of `metrics.jsonl`.
     """
@@ -46,6 +48,8 @@ class Position:
     loss: float = 0.0
     lr: float = 0.0
     seconds: float = 0.0
+    penalties: dict[str, float] = field(default_factory=dict)
+    calls: int = 0
     best: float | None = None
     records: list[dict[str, Any]] = field(default_factory=list)
 

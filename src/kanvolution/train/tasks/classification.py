@@ -1,10 +1,9 @@
-"""Tasks: what is minimised and what is measured."""
+"""Classification of images."""
 
 from __future__ import annotations
 
 import warnings
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -14,60 +13,7 @@ from torch.nn import functional as F
 from kanvolution.checks import probability
 from kanvolution.data.info import DataInfo
 from kanvolution.extras import require
-from kanvolution.registry import Registry
-from kanvolution.train.options import check_options, named_options
-
-
-class Task(ABC):
-    """Owns the loss and the metrics. Metrics are gathered with `update` over a validation and read with `compute`."""
-
-    lower_is_better: frozenset[str] = frozenset({"loss"})
-    """Metrics whose best value is the lowest; of all others it is the highest."""
-
-    @abstractmethod
-    def loss(self, output: Tensor, target: Tensor) -> Tensor:
-        """The loss of a batch, averaged over its samples."""
-
-    @abstractmethod
-    def reset(self, device: torch.device) -> None:
-        """Begin a new validation."""
-
-    @abstractmethod
-    def update(self, output: Tensor, target: Tensor) -> None:
-        """Take in the outputs of a batch."""
-
-    @abstractmethod
-    def compute(self) -> dict[str, float | None]:
-        """The metrics of the validation by name; None for one that is not defined on these samples."""
-
-    def tables(self) -> dict[str, list[list[int]]]:
-        """Tables of the last validation by name, of JSON types; none by default."""
-        return {}
-
-
-TASKS: Registry[Callable[..., Task]] = Registry("task")
-
-
-def register_task(name: str) -> Callable[[Callable[..., Task]], Callable[..., Task]]:
-    """Decorator: makes a task available to every config as `task=name`. It takes `info` and options of its own."""
-    return TASKS.register(name)
-
-
-def list_tasks() -> list[str]:
-    """The names of all registered tasks, sorted."""
-    return list(TASKS)
-
-
-def create_task(choice: str | Mapping[str, Any], info: DataInfo) -> Task:
-    """The task on a data set: "classification" or {"name": "classification", "label_smoothing": 0.1}.
-
-    Raises:
-        ValueError: unknown name or option (the nearest is named), or a value out of range.
-    """
-    name, options = named_options("task", choice)
-    make = TASKS[name]
-    check_options(f"task {name!r}", make, options, filled=["info"])
-    return make(info, **options)
+from kanvolution.train.tasks.task import Penalties, Task, register_task
 
 
 @register_task("classification")
@@ -81,9 +27,16 @@ class Classification(Task):
     Args:
         info: of the data set.
         label_smoothing: share of the target spread over all classes, in [0, 1).
+        penalties: strengths of penalties on weights and activations, a dictionary or `Penalties`.
     """
 
-    def __init__(self, info: DataInfo, label_smoothing: float = 0.0) -> None:
+    def __init__(
+        self,
+        info: DataInfo,
+        label_smoothing: float = 0.0,
+        penalties: Penalties | Mapping[str, float] | None = None,
+    ) -> None:
+        self.penalties = Penalties.of(penalties)
         self.num_classes = info.num_classes
         self.label_smoothing = probability("task.label_smoothing", label_smoothing)
         self._confusion = torch.zeros(self.num_classes, self.num_classes, dtype=torch.long)
