@@ -73,13 +73,23 @@ def on_main(accelerator: Any, action: Callable[[], T]) -> T:
 def shard(model: nn.Module, accelerator: Any) -> None:
     """Spread the parameters of a model over the processes, in place (FSDP).
 
-    Parts with a hundred thousand parameters or more are units: the parameters of one unit are gathered while it is
-    computed. What is left belongs to the unit of the whole model.
+    It is moved to the run's device first, with the values of the first process everywhere. Parts with a hundred thousand
+    parameters or more are units: the parameters of one unit are gathered while it is computed. What is left belongs to
+    the unit of the whole model.
+
+    Raises:
+        ValueError: there is no process group.
     """
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
+    if not torch.distributed.is_initialized():
+        raise ValueError(
+            "trainer.fsdp (=True) spreads the model over processes, and this is the only one; start several with "
+            "torchrun --nproc_per_node=GPUS -m kanvolution.cli train ..., or set it to false"
+        )
     mesh = init_device_mesh(accelerator.device.type, (accelerator.num_processes,))
+    model.to(accelerator.device)
     for value in [*model.parameters(), *model.buffers()]:
         torch.distributed.broadcast(value.detach(), src=0)
     units: list[nn.Module] = []
