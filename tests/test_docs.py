@@ -23,7 +23,7 @@ from kanvolution.bases.basis import BASES, option_names
 from kanvolution.compat import torch_conv_kan
 from kanvolution.layers.structures import STRUCTURES
 from kanvolution.models import MODELS
-from kanvolution.train import OPTIMS, SCHEDULES, TASKS
+from kanvolution.train import LOSSES, OPTIMS, SCHEDULES, TASKS
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -68,7 +68,7 @@ def anchors(page: Path) -> set[str]:
 @pytest.fixture
 def registries():
     """Takes out again what a page registers."""
-    before = {registry: set(registry) for registry in (BASES, MODELS, OPTIMS, SCHEDULES, TASKS)}
+    before = {registry: set(registry) for registry in (BASES, LOSSES, MODELS, OPTIMS, SCHEDULES, TASKS)}
     yield
     for registry, names in before.items():
         for name in set(registry) - names:
@@ -180,13 +180,19 @@ def test_tables_of_attention_state_arguments_and_defaults(name):
     assert stated == {key: p.default for key, p in parameters.items() if key not in common}
 
 
-@pytest.mark.parametrize(("heading", "registry"), [("Optimisers", OPTIMS), ("Schedules", SCHEDULES)])
-def test_tables_of_optimisers_and_schedules_state_their_options(heading, registry):
-    rows = {row[0].strip("`"): row[2] for row in table(section("optimization.md", heading))[2:]}
+@pytest.mark.parametrize(
+    ("page", "heading", "registry", "filled"),
+    [
+        ("optimization.md", "Optimisers", OPTIMS, ["params"]),
+        ("optimization.md", "Schedules", SCHEDULES, ["steps", "epochs"]),
+        ("tasks.md", "Losses", LOSSES, ["weight"]),
+    ],
+)
+def test_tables_of_what_training_chooses_from_state_the_options(page, heading, registry, filled):
+    rows = {row[0].strip("`"): row[2] for row in table(section(page, heading))[2:]}
     assert set(rows) == set(registry)
     for name in rows:
         parameters = inspect.signature(registry[name]).parameters
-        filled = ("params",) if registry is OPTIMS else ("steps", "epochs")
         defaults = {key: readable(p.default) for key, p in parameters.items() if key not in filled}
         assert dict(re.findall(r"`(\w+)` \(([^)]*)\)", rows[name])) == defaults, name
 
@@ -208,7 +214,9 @@ def test_table_of_structures_states_their_options():
 def test_migration_page_names_everything_of_torch_conv_kan():
     names = re.findall(r"`([^`]+)`", " ".join(row[0] for row in table(section("migration.md", "Names"))))
     stated = [name.replace("{1,2,3}", n) for name in names for n in ("123" if "{1,2,3}" in name else "1")]
-    assert sorted(stated) == sorted(set(torch_conv_kan.__all__) - {"BatchRangeLegendre", "PeerMixture"})
+    assert sorted(stated) == sorted(
+        set(torch_conv_kan.__all__) - {"BatchRangeLegendre", "PeerMixture", "convert_simple"}
+    )
 
 
 @pytest.mark.parametrize("page", PAGES, ids=relative)

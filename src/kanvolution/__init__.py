@@ -1,7 +1,7 @@
 """Kanvolution: convolutional Kolmogorov-Arnold networks for PyTorch."""
 
 from kanvolution import bases, layers, models, ops
-from kanvolution.bases import Basis, create_basis, list_bases, register_basis
+from kanvolution.bases import Basis, create_basis, list_bases, register_basis, set_backend
 from kanvolution.layers import (
     ActivationPenalty,
     Bottleneck,
@@ -73,5 +73,6 @@ __all__ = [
     "register_basis",
     "register_model",
     "save_pretrained",
+    "set_backend",
     "weight_penalty",
 ]

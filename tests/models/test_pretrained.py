@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +69,23 @@ def test_a_new_head_and_another_type(tmp_path: Path) -> None:
     again = kv.from_pretrained(kv.save_pretrained(model, tmp_path / "saved"))
     assert again.num_classes == 3
     assert_same(again, model, torch.randn(2, 2, 16, 16, dtype=torch.float64))
+
+
+def test_a_backbone_from_a_saved_classifier(tmp_path: Path) -> None:
+    folder = randomise(make("simple4")).save_pretrained(tmp_path / "saved")
+    backbone = kv.models.FeatureMaps(kv.from_pretrained(folder), out_indices=(0, -1))
+    again = kv.from_pretrained(backbone.save_pretrained(tmp_path / "backbone"))
+    assert isinstance(again, kv.models.FeatureMaps) and again.out_indices == (0, 3)
+    assert_same(again, backbone, torch.randn(2, 2, 16, 16))
+
+
+@pytest.mark.parametrize(
+    "wrap", [nn.DataParallel, partial(torch.compile, backend="eager")], ids=["parallel", "compiled"]
+)
+def test_what_is_around_a_network_is_not_saved(wrap: Any, tmp_path: Path) -> None:
+    model = randomise(make("simple4"))
+    again = kv.from_pretrained(kv.save_pretrained(wrap(model), tmp_path / "saved"))
+    assert_same(again, model, torch.randn(2, 2, 16, 16))
 
 
 def test_a_kan(tmp_path: Path) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-from pathlib import Path
 
 from kanvolution.cli.command import register_command
 from kanvolution.cli.imports import add_import
+from kanvolution.cli.run_data import run_data
 from kanvolution.cli.text import table
 
 
@@ -30,34 +30,13 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 @register_command("eval", "measure a saved run on its own validation images, or on other data", _arguments)
 def evaluate(options: argparse.Namespace) -> int:
     """Print the metrics of a run, and those of each class."""
-    from kanvolution.configs import compose, read_config
-    from kanvolution.data import create_data
     from kanvolution.train import evaluate, find_checkpoint, load_run
-    from kanvolution.train.options import named_options
     from kanvolution.train.progress import measured
 
-    for override in options.overrides:
-        group = override.partition("=")[0].partition(".")[0]
-        if group not in ("data", "task"):
-            raise ValueError(f"{override!r}: eval takes keys of data and task, e.g. data.path=DIR; see --help")
     run = load_run(find_checkpoint(options.run_folder, options.checkpoint))
-    base = None
-    if (Path(options.run_folder) / "config.yaml").is_file():
-        base = read_config(options.run_folder)
-    elif not any(override.startswith("data=") for override in options.overrides):
-        raise ValueError(f"{options.run_folder!r} does not tell its data (no config.yaml); name them: data=NAME ...")
-    composed = compose(options.overrides, base=base, groups=("data", "task"))
-    name, data_options = named_options("data", composed.values["data"])
-    # Image files are brought to any size; that of the run is the right one unless another is named.
-    if "image_size" in data_options and not any(o.startswith("data.image_size=") for o in options.overrides):
-        data_options["image_size"] = run.info.image_size[0]
-    found = evaluate(
-        run,
-        create_data(name, **data_options),
-        task=composed.values["task"],
-        batch_size=options.batch_size,
-        device="cpu" if options.cpu else None,
-    )
+    name, data, task = run_data("eval", options.run_folder, run, options.overrides)
+    device = "cpu" if options.cpu else None
+    found = evaluate(run, data, task=task, batch_size=options.batch_size, device=device)
     if options.json:
         values = {"run": options.run_folder, "checkpoint": options.checkpoint, "epoch": run.epoch, "data": name}
         print(json.dumps({**values, **dataclasses.asdict(found)}, indent=2))

@@ -437,9 +437,9 @@ def _position_flops(old: Any, new: nn.Module) -> tuple[int, int]:
 
 def _flops(module: nn.Module, *inputs: Tensor) -> int:
     """Floating-point operations of convolutions and matrix products in a forward."""
-    from torch.utils.flop_counter import FlopCounterMode  # takes Triton along
+    from kanvolution.ops import flop_counter  # takes Triton along
 
-    counter = FlopCounterMode(display=False)
+    counter = flop_counter(display=False)
     with _evaluation(module), counter:
         module(*inputs)
     return counter.get_total_flops()

@@ -126,7 +126,7 @@ def fit(
         training run on ...
         epoch 1/1 ...
         >>> sorted(result.metrics)
-        ['loss', 'macro_auc', 'top1', 'top5']
+        ['auc_ovo', 'calibration_error', 'loss', 'macro_auc', 'macro_f1', 'macro_recall', 'top1', 'top5']
     """
     trainer = trainer or TrainerConfig()
     integer_at_least("seed", seed, 0)

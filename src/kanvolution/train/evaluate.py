@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from kanvolution.checks import integer_at_least
 from kanvolution.data.info import DataInfo, DataSets
@@ -100,9 +100,8 @@ def evaluate(
     """
     run = run if isinstance(run, Run) else load_run(run)
     integer_at_least("batch_size", batch_size, 1)
-    check_same_images(data.info, run.info)
+    images = validation_images(run, data)
     task = task if isinstance(task, Task) else create_task(task, run.info)
-    images = PreparedImages(data.val.images, run.info) if isinstance(data.val, PreparedImages) else data.val
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     model = run.model.to(device).eval()
     task.reset(device)
@@ -116,6 +115,16 @@ def evaluate(
     confusion = tables.get("confusion")
     classes = () if confusion is None else class_results(confusion, run.info.class_names)
     return Evaluation(metrics, tables, classes, count, round(seconds, 3))
+
+
+def validation_images(run: Run, data: DataSets) -> Dataset:
+    """The validation part of a data set, normalised as the images of the run were.
+
+    Raises:
+        ValueError: data of other classes, channels or image size than the run's.
+    """
+    check_same_images(data.info, run.info)
+    return PreparedImages(data.val.images, run.info) if isinstance(data.val, PreparedImages) else data.val
 
 
 def check_same_images(data: DataInfo, run: DataInfo) -> None:

@@ -2,86 +2,103 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+from torchvision.transforms import v2
 
-from kanvolution.checks import probability
+from kanvolution.checks import non_negative
 from kanvolution.data.info import DataInfo
-from kanvolution.extras import require
-from kanvolution.train.tasks.task import Penalties, Task, register_task
+from kanvolution.train import metrics
+from kanvolution.train.tasks.labelled import LabelledTask
+from kanvolution.train.tasks.task import Penalties, register_task
+
+OVO_CLASSES = 100
+"""One-vs-one areas are measured by default up to this number of classes; their cost grows with its square."""
 
 
 @register_task("classification")
-class Classification(Task):
-    """One class for each image: cross-entropy, accuracy, and the area under the ROC curve.
+class Classification(LabelledTask):
+    """One class for each image.
 
-    Metrics: `loss` (without label smoothing), `top1`, `top5` (from 10 classes on), `macro_auc`. The last is the mean of
-    the one-vs-rest areas over those classes that occur in the validation set; a class that does not occur has no area
-    and is left out. With fewer than two classes there it is None.
+    Metrics: `loss` (without label smoothing), `top1`, `top5` (from 10 classes on), `macro_auc` (one-vs-rest), `auc_ovo`
+    (one-vs-one), `macro_recall`, `macro_f1`, `calibration_error`; and the table `confusion`. A mean over classes leaves
+    out those for which the value is not defined: recall and areas those that do not occur in the validation set, F1
+    those that neither occur nor are predicted. What is defined for no class (an area, with fewer than two) is None.
 
     Args:
         info: of the data set.
+        loss: name of a loss, or a dictionary with `name` and options.
+        class_weights: a positive weight for each class in the loss.
         label_smoothing: share of the target spread over all classes, in [0, 1).
+        mixup: alpha of MixUp, arXiv 1710.09412; 0 switches it off.
+        cutmix: alpha of CutMix, arXiv 1905.04899; with both, each batch gets one of them.
+        mix_probability: share of the batches that are mixed.
+        auc_ovo: measure `auc_ovo`; None: with at most 100 classes.
         penalties: strengths of penalties on weights and activations, a dictionary or `Penalties`.
     """
+
+    lower_is_better = frozenset({"loss", "calibration_error"})
 
     def __init__(
         self,
         info: DataInfo,
+        loss: str | Mapping[str, Any] = "cross_entropy",
+        class_weights: Sequence[float] | None = None,
         label_smoothing: float = 0.0,
+        mixup: float = 0.0,
+        cutmix: float = 0.0,
+        mix_probability: float = 1.0,
+        auc_ovo: bool | None = None,
         penalties: Penalties | Mapping[str, float] | None = None,
     ) -> None:
-        self.penalties = Penalties.of(penalties)
-        self.num_classes = info.num_classes
-        self.label_smoothing = probability("task.label_smoothing", label_smoothing)
+        super().__init__(info, loss, class_weights, label_smoothing, penalties)
+        if not 0 <= mix_probability <= 1:
+            raise ValueError(f"task.mix_probability (={mix_probability}) must be between 0 and 1")
+        self.mix_probability = mix_probability
+        self.auc_ovo = self.num_classes <= OVO_CLASSES if auc_ovo is None else auc_ovo
+        alphas = {
+            v2.MixUp: non_negative("task.mixup", mixup),
+            v2.CutMix: non_negative("task.cutmix", cutmix),
+        }
+        mixes = [make(alpha=alpha, num_classes=self.num_classes) for make, alpha in alphas.items() if alpha > 0]
+        self._mix = v2.RandomChoice(mixes) if mixes else None
         self._confusion = torch.zeros(self.num_classes, self.num_classes, dtype=torch.long)
-        self._metrics: Any = None
 
-    def loss(self, output: Tensor, target: Tensor) -> Tensor:
-        return F.cross_entropy(output.float(), target, label_smoothing=self.label_smoothing)
+    def transform_batch(self, inputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
+        if self._mix is None or float(torch.rand(())) >= self.mix_probability:
+            return inputs, target
+        return self._mix(inputs, target)
 
     def reset(self, device: torch.device) -> None:
-        if self._metrics is None:
-            self._metrics = self._make_metrics()
-        self._metrics.to(device)
-        self._metrics.reset()
-        self._loss, self._count = torch.zeros((), device=device), 0
+        super().reset(device)
+        self._scores: list[Tensor] = []
+        self._labels: list[Tensor] = []
 
-    def update(self, output: Tensor, target: Tensor) -> None:
-        output = output.float()
-        self._loss += F.cross_entropy(output, target, reduction="sum")
-        self._count += len(target)
-        # torchmetrics takes values in [0, 1] for probabilities and anything else for logits: leave it no choice.
-        self._metrics.update(output.softmax(1), target)
+    def measure(self, output: Tensor, target: Tensor) -> None:
+        self._scores.append(output.softmax(1))
+        self._labels.append(target)
 
     def compute(self) -> dict[str, float | None]:
-        with warnings.catch_warnings():
-            # The classes without samples are left out below; torchmetrics warns of them.
-            warnings.filterwarnings("ignore", message="No (positive|negative) samples", category=UserWarning)
-            values = self._metrics.compute()
-        self._confusion = values.pop("confusion").cpu()
-        occurring = self._confusion.sum(1) > 0
-        areas = values.pop("auc").cpu()[occurring]
-        area = float(areas.mean()) if len(areas) > 1 else None
-        metrics = {name: float(value) for name, value in values.items()}
-        return {"loss": float(self._loss) / self._count, **metrics, "macro_auc": area}
+        scores, labels = torch.cat(self._scores), torch.cat(self._labels)
+        self._confusion = metrics.confusion_matrix(scores.argmax(1), labels, self.num_classes).cpu()
+        counts = metrics.Counts.of_confusion(self._confusion)
+        areas = metrics.one_vs_rest_auc(scores, labels)
+        found: dict[str, float | None] = {"loss": self.mean_loss(), "top1": metrics.top_k_accuracy(scores, labels, 1)}
+        if self.num_classes >= 10:
+            found["top5"] = metrics.top_k_accuracy(scores, labels, 5)
+        found["macro_auc"] = metrics.defined_mean(areas)
+        if self.auc_ovo:
+            found["auc_ovo"] = metrics.one_vs_one_auc(scores, labels)
+        return {
+            **found,
+            "macro_recall": metrics.defined_mean(counts.sensitivity()),
+            "macro_f1": metrics.defined_mean(counts.dice()),
+            "calibration_error": metrics.calibration_error(scores, labels),
+        }
 
-    def tables(self) -> dict[str, list[list[int]]]:
+    def tables(self) -> dict[str, list[list[Any]]]:
         """`confusion`: one row for each true class, one column for each predicted one, numbers of images."""
         return {"confusion": self._confusion.tolist()}
-
-    def _make_metrics(self) -> Any:
-        c = require("torchmetrics.classification", "train")
-        # Outputs are gathered from all processes before they come here.
-        common = {"num_classes": self.num_classes, "sync_on_compute": False, "validate_args": False}
-        metrics = {"top1": c.MulticlassAccuracy(average="micro", **common)}
-        if self.num_classes >= 10:
-            metrics["top5"] = c.MulticlassAccuracy(average="micro", top_k=5, **common)
-        metrics["auc"] = c.MulticlassAUROC(average="none", **common)
-        metrics["confusion"] = c.MulticlassConfusionMatrix(**common)
-        return require("torchmetrics", "train").MetricCollection(metrics, compute_groups=False)

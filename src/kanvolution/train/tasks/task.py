@@ -58,7 +58,10 @@ class Task(ABC):
     """
 
     penalties: Penalties = Penalties()
-    lower_is_better: frozenset[str] = frozenset({"loss"})
+    lower_is_better: frozenset[str] = frozenset({"loss", "calibration_error", "hd95"})
+    """Metrics whose best value is the lowest; of all others it is the highest."""
+
+    lower_is_better: frozenset[str] = frozenset({"loss", "calibration_error", "hd95"})
     """Metrics whose best value is the lowest; of all others it is the highest."""
 
     def transform_batch(self, inputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
