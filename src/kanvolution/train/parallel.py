@@ -73,7 +73,7 @@ def on_main(accelerator: Any, action: Callable[[], T]) -> T:
 def shard(model: nn.Module, accelerator: Any) -> None:
     """Spread the parameters of a model over the processes, in place (FSDP).
 
-    It is moved to the run's device first, with the values of the first process everywhere. Parts with 100,000 parameters
+    It is moved to the run's device first, with the values of the first process everywhere. Parts with 100,000 weights
     or more are units: the parameters of one unit are gathered while it is computed. What is left belongs to the unit
     of the whole model.
 
