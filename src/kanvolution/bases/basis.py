@@ -210,7 +210,9 @@ class Basis(nn.Module, ABC):
 def compute_dtype(x: Tensor) -> torch.dtype:
     """x's dtype, or that of autocast where it is on."""
     kind = x.device.type
-    lowered = torch.is_autocast_enabled(kind) and x.dtype != torch.float64  # which autocast leaves alone
+    lowered = (
+        kind != "meta" and torch.is_autocast_enabled(kind) and x.dtype != torch.float64
+    )  # which autocast leaves alone
     return torch.get_autocast_dtype(kind) if lowered else x.dtype
 
 

@@ -3,7 +3,7 @@
 The modules import only the standard library and `registry`; what a command needs is imported when it runs.
 """
 
-from kanvolution.cli import baselines, bases, cam, convert_checkpoint, eval, models, predict, show, train
+from kanvolution.cli import baselines, bases, cam, convert_checkpoint, eval, info, models, predict, show, train
 from kanvolution.cli.command import COMMANDS, Command, register_command
 from kanvolution.cli.entry import main
 from kanvolution.cli.imports import import_file
@@ -17,6 +17,7 @@ __all__ = [
     "convert_checkpoint",
     "eval",
     "import_file",
+    "info",
     "main",
     "models",
     "predict",

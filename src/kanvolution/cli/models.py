@@ -3,20 +3,42 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 
 from kanvolution.cli.command import register_command
-from kanvolution.cli.text import signature, table
+from kanvolution.cli.imports import add_import
+from kanvolution.cli.text import table
 
 
-@register_command("models", "list the networks")
+def _arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("filter", nargs="?", default="*", metavar="FILTER", help="a pattern of names, e.g. 'vgg*'")
+    parser.add_argument("--conv", default="gram", metavar="BASIS", help="basis of the convolutions (gram)")
+    parser.add_argument("--size", type=int, default=224, metavar="N", help="images of N x N pixels (224)")
+    add_import(parser)
+
+
+@register_command("models", "list the networks, their sizes and published weights", _arguments)
 def models(options: argparse.Namespace) -> int:
-    """Print the registered networks, their sizes and options."""
-    from kanvolution.models import MODELS, create_model, list_models
-    from kanvolution.train.checkpoint import parameter_count
+    """Print parameters, FLOPs and published accuracy of the registered networks."""
+    from kanvolution.models import PUBLISHED, create_model, describe, list_models
+    from kanvolution.registry import unknown_name
 
-    rows = [("model", "parameters (conv=gram, 3 channels, 10 classes)", "options")]
-    for name in list_models():
-        count = parameter_count(create_model(name, num_classes=10, in_chans=3))
-        rows.append((name, f"{count:,}", signature(MODELS[name], ("conv", "num_classes", "in_chans"))))
-    print(table(rows))
+    names = list_models(options.filter)
+    published = list_models(options.filter, pretrained=True)
+    if not names and not published:
+        raise ValueError(unknown_name("model", options.filter, [*list_models(), *list_models(pretrained=True)]))
+    shape = (1, 3, options.size, options.size)
+    rows = [("model", "parameters", "GFLOPs", "top-1", "top-5")]
+    for name in [*names, *published]:
+        conv = None if name in published else options.conv
+        found = describe(partial(create_model, name, conv), shape)
+        top1, top5 = (PUBLISHED[name].top1, PUBLISHED[name].top5) if name in published else (None, None)
+        rows.append((name, f"{found.parameters:,}", f"{found.flops / 1e9:.2f}", _percent(top1), _percent(top5)))
+    print(table(rows, right=(1, 2, 3, 4)))
+    print(f"conv={options.conv}, {options.size}x{options.size} pixels, 3 channels, default classes. A name with a dot")
+    print("has published weights, and its own convolutions: create_model(name, pretrained=True).")
     return 0
+
+
+def _percent(value: float | None) -> str:
+    return "" if value is None else f"{value:.2f}"

@@ -6,9 +6,11 @@ from kanvolution.models.heads import HEADS, Matryoshka
 from kanvolution.models.kan import KAN
 from kanvolution.models.network import Classifier, FeatureInfo, FeatureMaps, Network
 from kanvolution.models.pretrained import from_pretrained, push_to_hub, save_pretrained
+from kanvolution.models.published import PUBLISHED, Published
 from kanvolution.models.registry import MODELS, create_model, list_models, register_model
 from kanvolution.models.resnet import ResNet
 from kanvolution.models.simple import SimpleNet
+from kanvolution.models.summary import LayerSummary, Summary, describe, summarize
 from kanvolution.models.vgg import VGG
 from kanvolution.models.weights import load_weights, read_weights
 
@@ -16,6 +18,7 @@ __all__ = [
     "HEADS",
     "KAN",
     "MODELS",
+    "PUBLISHED",
     "VGG",
     "Classifier",
     "ConversionReport",
@@ -23,12 +26,16 @@ __all__ = [
     "FeatureInfo",
     "FeatureMaps",
     "LayerReport",
+    "LayerSummary",
     "Matryoshka",
     "Network",
+    "Published",
     "ResNet",
     "SimpleNet",
+    "Summary",
     "convert",
     "create_model",
+    "describe",
     "from_pretrained",
     "list_models",
     "load_weights",
@@ -36,4 +43,5 @@ __all__ = [
     "read_weights",
     "register_model",
     "save_pretrained",
+    "summarize",
 ]
