@@ -3,7 +3,10 @@
 from kanvolution.models.kan import KAN
 from kanvolution.models.network import Classifier, FeatureInfo, FeatureMaps, Network
 from kanvolution.models.registry import MODELS, create_model, list_models, register_model
+from kanvolution.models.segmenter import Segmenter
 from kanvolution.models.simple import SimpleNet
+from kanvolution.models.u2net import U2Net
+from kanvolution.models.unet import UNet
 
 __all__ = [
     "KAN",
@@ -12,7 +15,10 @@ __all__ = [
     "FeatureInfo",
     "FeatureMaps",
     "Network",
+    "Segmenter",
     "SimpleNet",
+    "U2Net",
+    "UNet",
     "create_model",
     "list_models",
     "register_model",

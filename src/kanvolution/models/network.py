@@ -43,18 +43,18 @@ class Network(nn.Module, ABC):
         """The feature maps of an image, one for each entry of `feature_info`."""
 
     @abstractmethod
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Image -> the feature map that the head takes, [N, num_features, H', W']."""
+    def forward_features(self, x: Tensor) -> Any:
+        """Image -> what the head takes: a feature map [N, num_features, H', W'], or a list that begins with one."""
 
     @abstractmethod
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+    def forward_head(self, x: Any, pre_logits: bool = False) -> Any:
         """Features -> output; with `pre_logits` what the last layer would take."""
 
     @abstractmethod
     def make_head(self, num_classes: int) -> nn.Module:
         """A new last layer with `num_classes` (>= 1) outputs."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         return self.forward_head(self.forward_features(x))
 
     def reset_classifier(self, num_classes: int) -> None:
