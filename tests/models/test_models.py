@@ -8,18 +8,27 @@ import torch
 from torch import nn
 
 import kanvolution as kv
-from kanvolution.models import MODELS
+from kanvolution.models import MODELS, Segmenter
 from tests.tolerances import assert_close
 
 SMALL: dict[str, dict[str, Any]] = {
     "simple4": {"channels": (4, 4, 8, 8)},
     "simple8": {"channels": (4,) * 8},
+    "u2net": {"channels": (4, 4), "mid_channels": (2, 2), "last_mid_channels": 2, "depths": (3, 2), "dilated": 1},
+    "u2net_small": {"channels": (2, 2), "mid_channels": (2, 2), "last_mid_channels": 2, "depths": (2, 3), "dilated": 0},
+    "unet": {"width": 4, "depth": 2, "layers": 1},
+    **{f"kaconvnext_{size}": {"channels": (4, 8), "depths": (1, 2), "patch_size": 2} for size in "sbl"},
 }
 every_model = pytest.mark.parametrize("name", kv.list_models())
 
 
 def make(name: str, conv: Any = "gram", **options: Any) -> nn.Module:
     return kv.create_model(name, conv=conv, **{"num_classes": 5, "in_chans": 2, **SMALL[name], **options})
+
+
+def space(model: nn.Module, x: torch.Tensor) -> tuple[int, ...]:
+    """The dimensions of space of an output: those of the image for segmentation, none for classification."""
+    return tuple(x.shape[2:]) if isinstance(model, Segmenter) else ()
 
 
 @every_model
@@ -29,7 +38,7 @@ def test_forward_backward_with_every_basis(name: str, conv: str) -> None:
     x = torch.randn(2, 2, 16, 16)
     y = model(x)
     y.sum().backward()
-    assert y.shape == (2, 5)
+    assert y.shape == (2, 5, *space(model, x))
     assert all(p.grad is not None for p in model.parameters() if p.requires_grad)
 
 
@@ -38,15 +47,16 @@ def test_features_head_and_new_head(name: str) -> None:
     model = make(name, drop_rate=0.1).eval()
     x = torch.randn(2, 2, 16, 16)
     features = model.forward_features(x)
-    assert features.shape[:2] == (2, model.num_features)
-    assert model.forward_head(features, pre_logits=True).shape == (2, model.num_features)
+    first = features[0] if isinstance(features, list) else features
+    assert first.shape[:2] == (2, model.num_features)
+    assert model.forward_head(features, pre_logits=True).shape == (2, model.num_features, *space(model, x))
     assert_close(model.forward_head(features), model(x))
     model.double().reset_classifier(7)
-    assert model(x.double()).shape == (2, 7) and model.num_classes == 7
+    assert model(x.double()).shape == (2, 7, *space(model, x)) and model.num_classes == 7
     assert kv.create_model(**model.config).num_classes == 7
     model.float()
     model.reset_classifier(0)
-    assert model(x).shape == (2, model.num_features)
+    assert model(x).shape == (2, model.num_features, *space(model, x))
 
 
 @every_model

@@ -1,5 +1,6 @@
 """Models by name. Importing this package registers the models it ships."""
 
+from kanvolution.models.kaconvnext import KAConvNeXt
 from kanvolution.models.kan import KAN
 from kanvolution.models.network import Classifier, FeatureInfo, FeatureMaps, Network
 from kanvolution.models.registry import MODELS, create_model, list_models, register_model
@@ -14,6 +15,7 @@ __all__ = [
     "Classifier",
     "FeatureInfo",
     "FeatureMaps",
+    "KAConvNeXt",
     "Network",
     "Segmenter",
     "SimpleNet",
