@@ -66,8 +66,8 @@ class KANConvNormAct(nn.Module):
         self.dropout_site = dropout_site
         if norm is not None and norm_site == "functions" and not isinstance(conv, KANImageLayer):
             raise ValueError(
-                f"norm_site='functions' needs a KANConv or a transposed one, which has one input for its functions; with "
-                f"a {type(conv).__name__} use norm_site='output'"
+                f"norm_site='functions' needs a KANConv or a transposed one, which has one input for its functions; "
+                f"with a {type(conv).__name__} use norm_site='output'"
             )
         on_functions = (norm is not None and norm_site == "functions") or (
             dropout is not None and dropout_site in ("poly", "degree")
