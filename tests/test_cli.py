@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 import kanvolution as kv
-from kanvolution.cli import main
+from kanvolution.cli import COMMANDS, main
 from kanvolution.data import DATA
 from tests.train.toy import CHANNELS
 
@@ -192,14 +192,22 @@ def test_help(capsys) -> None:
     assert main([]) == 2
     assert main(["--help"]) == 0
     out = capsys.readouterr().out
-    assert all(name in out for name in ("train", "predict", "models", "bases"))
+    assert all(f"  {name} " in out and COMMANDS[name].help in out for name in COMMANDS)
     assert main(["train", "--help"]) == 0
     assert "conv.degree=3" in capsys.readouterr().out
     assert main(["train", "conv=spline", "--help"]) == 0
     assert "conv.grid_size=5" in capsys.readouterr().out
-    with pytest.raises(SystemExit) as ended:
-        main(["predict", "--help"])
-    assert ended.value.code == 0 and "--invert" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("flag", ["-h", "--help"])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(command: str, flag: str, capsys) -> None:
+    try:
+        code = main([command, flag])
+    except SystemExit as ended:
+        code = ended.code
+    out = capsys.readouterr().out
+    assert code == 0 and out.startswith(f"usage: kanvolution {command}") and "--debug" in out
 
 
 def test_the_modules_of_the_command_import_no_optional_package() -> None:

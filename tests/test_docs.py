@@ -97,9 +97,23 @@ def test_training_page_names_the_choices():
     from kanvolution.configs.groups import GROUPS
 
     rows = {row[0].strip("`"): row[1] for row in table((DOCS / "training.md").read_text(encoding="utf-8"))}
-    for group in ("model", "data", "task"):
+    for group in ("model", "data", "task", "tracker"):
         registered = [n for n in GROUPS[group].names() if not n.startswith("own_")]
         assert sorted(re.findall(r"`(\w+)`", rows[group])) == sorted(registered), group
+
+
+def test_sizes_of_the_simple_networks():
+    rows = table((DOCS / "models" / "simple.md").read_text(encoding="utf-8"))
+    header = next(row for row in rows if row[1] == "`spline`")
+    for row in (row for row in rows if row[0] in ("`simple4`", "`simple8`") and re.fullmatch(r"[\d,]+", row[1])):
+        for basis, stated in zip(header[1:], row[1:], strict=True):
+            model = kv.create_model(row[0].strip("`"), conv=basis.strip("`"), num_classes=10, in_chans=1)
+            assert f"{sum(p.numel() for p in model.parameters()):,}" == stated
+
+
+def test_overview_of_models_names_them_all():
+    text = (DOCS / "models" / "index.md").read_text(encoding="utf-8")
+    assert not {name for name in kv.list_models() if f"`{re.sub('v[234]$', '', name)}`" not in text}
 
 
 def section(page: str, heading: str) -> str:

@@ -49,14 +49,6 @@ def test_learned_activations_wherever_the_basis_has_functions_to_combine(conv: s
         assert block.depthwise.conv.basis.name == conv and block.depthwise.conv.groups == block.scale.shape[0]
 
 
-@pytest.mark.parametrize("structure", [kv.Bottleneck(), kv.LowRank(2), kv.Separable(), kv.Experts(2, k=1)], ids=str)
-def test_every_structure(structure: Any) -> None:
-    model = make(kv.ConvSpec("chebyshev", structure=structure))
-    loss = model(torch.randn(2, 2, 16, 16)).square().mean() + kv.collect_losses(model)
-    loss.backward()
-    assert all(p.grad is not None for p in model.parameters())
-
-
 def test_a_factory_of_ones_own() -> None:
     model = make(nn.Conv2d)
     assert type(blocks(model)[0].depthwise) is nn.Conv2d and isinstance(blocks(model)[0].norm, nn.BatchNorm2d)

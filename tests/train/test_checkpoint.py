@@ -86,6 +86,6 @@ def test_a_model_made_by_hand_is_passed_in(tmp_path) -> None:
 
 def test_shared_and_channels_last_tensors_are_saved(tmp_path) -> None:
     model = toy_model().to(memory_format=torch.channels_last)
-    model.layers[1] = model.layers[2]
+    model.stages[1] = model.stages[2]
     save_run(tmp_path, model, toy_data().info)
     assert load_file(tmp_path / "model.safetensors").keys() == model.state_dict().keys()

@@ -16,7 +16,7 @@ from tests.train.toy import CHANNELS, toy_data, toy_model
 
 def quick(folder, model: nn.Module | None = None, **options: Any):
     model = toy_model() if model is None else model
-    options = {"trainer": TrainerConfig(epochs=2, batch_size=8), "progress": Silent(), **options}
+    options = {"trainer": TrainerConfig(epochs=2, batch_size=8), "tracker": "none", "progress": Silent(), **options}
     return fit(model, toy_data(), output_dir=folder, **options), model
 
 
@@ -51,7 +51,8 @@ def test_the_run_folder_is_complete_and_the_result_is_the_last_epoch(tmp_path) -
     result, model = quick(tmp_path / "run", config="seed: 0\n")
     names = {p.name for p in (tmp_path / "run").iterdir()}
     assert names == {
-        *("config.json", "config.yaml", "environment.json", "metrics.jsonl", "model.safetensors", "result.json")
+        *("config.json", "config.yaml", "environment.json", "metrics.jsonl", "model.safetensors", "result.json"),
+        *("confusion.png", "curves.png"),
     }
     last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
     stored = json.loads((tmp_path / "run" / "result.json").read_text())

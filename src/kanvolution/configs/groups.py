@@ -22,7 +22,7 @@ from kanvolution.bases.basis import option_names
 from kanvolution.data import DATA
 from kanvolution.layers import ConvSpec
 from kanvolution.models import MODELS
-from kanvolution.train import OPTIMS, SCHEDULES, TASKS, TrainerConfig
+from kanvolution.train import OPTIMS, SCHEDULES, TASKS, TRACKERS, TrainerConfig
 
 REQUIRED = "???"
 """OmegaConf's mark of a key that has no default and must be given."""
@@ -138,6 +138,11 @@ GROUPS: dict[str, Group] = {
         lambda n: _named(n, function_keys(SCHEDULES[n], ("steps", "epochs"))),
     ),
     "trainer": Group("the loop", lambda: iter(["default"]), _trainer_keys),
+    "tracker": Group(
+        "where the metrics are shown, beside metrics.jsonl",
+        lambda: iter(TRACKERS),
+        lambda n: _named(n, function_keys(TRACKERS[n])),
+    ),
 }
 
 
@@ -152,6 +157,7 @@ class Root:
     optim: Any = dataclasses.field(default_factory=dict)
     schedule: Any = dataclasses.field(default_factory=dict)
     trainer: Any = dataclasses.field(default_factory=dict)
+    tracker: Any = dataclasses.field(default_factory=dict)
     seed: int = dataclasses.field(default=0, metadata={"help": "of weights, data order, augmentation, dropout"})
     output_dir: str | None = dataclasses.field(
         default=None, metadata={"help": "a new or empty folder; null: runs/TIME-MODEL-CONV-DATA"}

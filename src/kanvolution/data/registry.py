@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from kanvolution.data.augment import AUGMENTS, Augment
+from kanvolution.data.augment import AUGMENTS, create_augment
+from kanvolution.data.batch_transforms import BatchTransform
 from kanvolution.data.info import DataInfo, DataSets
 from kanvolution.registry import Registry, unknown_name
 
@@ -83,17 +85,27 @@ def create_data(name: str, *, augment: str | None = None, **options: Any) -> Dat
     for option in options:
         if option not in known:
             raise ValueError(unknown_name(f"option of data set {name!r}", option, [*known, "augment"]))
-    make_augment = AUGMENTS[source.augment if augment is None else augment]
+    augment = source.augment if augment is None else augment
+    AUGMENTS[augment]  # an unknown one is reported before the data are read
     raw = source.load(**options)
-    return DataSets(
-        PreparedImages(raw.train, raw.info, make_augment(raw.info)), PreparedImages(raw.val, raw.info), raw.info
-    )
+    change = create_augment(augment, raw.info)
+    return DataSets(PreparedImages(raw.train, raw.info, change), PreparedImages(raw.val, raw.info), raw.info)
 
 
 class PreparedImages(Dataset):
-    """Images of another data set, augmented (in [0, 1]) and then normalised."""
+    """Images of another data set, augmented (in [0, 1]) and then normalised.
 
-    def __init__(self, images: Dataset, info: DataInfo, augment: Augment | None = None) -> None:
+    A `DataLoader` asks for the images of a batch together (`__getitems__`), and they are prepared together. A data set
+    that has them in memory hands them over by `take(indices)`: images [N, C, H, W] and their targets; others are asked
+    for one after the other.
+
+    Args:
+        images: the data set; a target is a label, or a mask [H, W] of class indices.
+        info: the facts about it.
+        augment: changes a batch of images and masks; None leaves them alone.
+    """
+
+    def __init__(self, images: Dataset, info: DataInfo, augment: BatchTransform | None = None) -> None:
         self.images = images
         self.info = info
         self.augment = augment
@@ -101,8 +113,18 @@ class PreparedImages(Dataset):
     def __len__(self) -> int:
         return len(self.images)  # pyright: ignore[reportArgumentType]
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        image, label = self.images[index]
+    def __getitem__(self, index: int) -> tuple[Tensor, Any]:
+        return self.__getitems__([index])[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> list[tuple[Tensor, Any]]:
+        images, targets = self._take(indices)
+        masks = torch.stack(list(targets)) if isinstance(targets[0], Tensor) and targets[0].ndim else None
         if self.augment is not None:
-            image = self.augment(image)
-        return self.info.normalise(image), label
+            images, masks = self.augment(images, masks)
+        return list(zip(self.info.normalise(images), targets if masks is None else masks, strict=True))
+
+    def _take(self, indices: Sequence[int]) -> tuple[Tensor, Sequence[Any]]:
+        if hasattr(self.images, "take"):
+            return self.images.take(indices)  # pyright: ignore[reportAttributeAccessIssue]
+        images, targets = zip(*(self.images[i] for i in indices), strict=True)
+        return torch.stack(images), targets

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -30,8 +32,15 @@ class TensorImages(Dataset):
         return len(self.labels)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        image = self.images[index]
-        return image if image.is_floating_point() else image.float() / 255, self.labels[index]
+        return _in_unit_range(self.images[index]), self.labels[index]
+
+    def take(self, indices: Sequence[int]) -> tuple[Tensor, list[int]]:
+        """Images [N, C, H, W] in [0, 1] and labels of several samples at once."""
+        return _in_unit_range(self.images[torch.as_tensor(indices)]), [self.labels[i] for i in indices]
+
+
+def _in_unit_range(images: Tensor) -> Tensor:
+    return images if images.is_floating_point() else images.float() / 255
 
 
 def tensor_data_sets(

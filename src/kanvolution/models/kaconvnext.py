@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from kanvolution.checks import integer_at_least, probability
 from kanvolution.layers.parts import make_norm
-from kanvolution.layers.spec import ConvFactory, ConvSpec, resolve_conv
+from kanvolution.layers.spec import ConvFactory, ConvSpec
 from kanvolution.layers.structures import ConvArguments, LowRank
 from kanvolution.layers.structures.structure import plain_conv
 from kanvolution.models.network import Classifier, FeatureInfo
@@ -40,7 +41,9 @@ class KAConvNeXt(Classifier):
         reduction: squeeze-excitation of the hidden channels has channels / reduction inside; 0 leaves it out.
         layer_scale: initial scale of the residual branches.
         drop_path_rate: probability that the last block is skipped for a sample in training; it grows linearly from 0.
-        drop_rate: dropout before the head.
+        drop_rate: dropout before the head and after its hidden layers.
+        head: name of the head, see `HEADS`.
+        head_width: features of the head's hidden layers; None for its own.
 
     Shape:
         input [N, in_chans, H, W] with H and W >= patch_size * 2^(stages - 1); output [N, num_classes]. Rows and
@@ -61,7 +64,7 @@ class KAConvNeXt(Classifier):
 
     def __init__(
         self,
-        conv: ConvFactory,
+        conv: str | Mapping[str, Any] | ConvFactory,
         num_classes: int,
         in_chans: int,
         *,
@@ -75,15 +78,17 @@ class KAConvNeXt(Classifier):
         layer_scale: float = 0.1,
         drop_path_rate: float = 0.0,
         drop_rate: float = 0.0,
+        head: str = "linear",
+        head_width: int | None = None,
     ) -> None:
-        super().__init__(drop_rate)
-        conv = resolve_conv(conv, ndim=2)
+        super().__init__(conv, drop_rate=drop_rate, head=head, head_width=head_width)
+        conv = self.conv
         if len(channels) != len(depths) or not channels:
             raise ValueError(f"channels (={list(channels)}) and depths (={list(depths)}) must have one entry a stage")
         for name, values in (("channels", channels), ("depths", depths)):
             for value in values:
                 integer_at_least(name, value, 1)
-        self.patch_size = integer_at_least("patch_size", patch_size, 1)
+        integer_at_least("patch_size", patch_size, 1)
         if integer_at_least("kernel_size", kernel_size, 1) % 2 == 0:
             raise ValueError(f"kernel_size (={kernel_size}) must be odd, so that the convolution keeps the size")
         probability("drop_path_rate", drop_path_rate)
@@ -106,17 +111,7 @@ class KAConvNeXt(Classifier):
         self.feature_info = tuple(
             FeatureInfo(f"stages.{i}", width, patch_size * 2**i) for i, width in enumerate(channels)
         )
-        self.num_features = channels[-1]
-        self.reset_classifier(num_classes)
-
-    def forward_stages(self, x: Tensor) -> list[Tensor]:
-        least = self.feature_info[-1].reduction
-        if min(x.shape[2:]) < least:
-            raise ValueError(
-                f"input (shape {tuple(x.shape)}) must be at least {least} pixels high and wide with patch_size "
-                f"(={self.patch_size}); pass larger images or make the model with a smaller patch_size"
-            )
-        return super().forward_stages(x)
+        self.finish(num_classes)
 
     def forward_features(self, x: Tensor) -> Tensor:
         return self.norm(super().forward_features(x))

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from kanvolution.checks import probability
+from kanvolution.layers.spec import ConvFactory, resolve_conv
 from kanvolution.models.network import FeatureInfo, Network
 
 
@@ -26,6 +28,7 @@ class Segmenter(Network):
     stage of the encoder but the last, and calls `finish` with the channels of their maps.
 
     Args:
+        conv: conv factory, name of a basis, or dictionary of a `ConvSpec`; `self.conv` is the factory.
         drop_rate: dropout of whole channels before the head.
         deep_supervision: give the side outputs in training.
     """
@@ -35,8 +38,11 @@ class Segmenter(Network):
     head_kernel_size = 1
     head_fuses = False
 
-    def __init__(self, drop_rate: float = 0.0, deep_supervision: bool = False) -> None:
+    def __init__(
+        self, conv: str | Mapping[str, Any] | ConvFactory, *, drop_rate: float = 0.0, deep_supervision: bool = False
+    ) -> None:
         super().__init__()
+        self.conv = resolve_conv(conv, ndim=2)
         self.drop = nn.Dropout2d(probability("drop_rate", drop_rate))
         self.deep_supervision = deep_supervision
 
@@ -53,8 +59,13 @@ class Segmenter(Network):
         self.num_features = self.head_channels[0]
         self.reset_classifier(num_classes)
 
+    @property
+    def smallest_image(self) -> int:
+        return 1
+
     def forward_stages(self, x: Tensor) -> list[Tensor]:
         """The maps of the encoder, from fine to coarse, and then those of the decoder, from coarse to fine."""
+        self.check_input(x)
         maps = []
         for stage in self.encoder:
             x = self.run(stage, x)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from kanvolution.checks import divisible, integer_at_least
-from kanvolution.layers.spec import ConvFactory, resolve_conv
+from kanvolution.layers.spec import ConvFactory
+from kanvolution.models.factories import first_conv, scaled
 from kanvolution.models.registry import register_model
 from kanvolution.models.segmenter import DecoderStage, Segmenter, resize
 
@@ -23,7 +25,7 @@ class U2Net(Segmenter):
     convolution of all of them makes the prediction.
 
     Args:
-        conv: conv factory.
+        conv: conv factory. The first layer has none of its dropout.
         num_classes: channels of the logits; 0 leaves the head out.
         in_chans: channels of the input.
         channels: output channels of each stage of the encoder; at least two stages.
@@ -31,7 +33,7 @@ class U2Net(Segmenter):
         last_mid_channels: channels inside the last block of the decoder.
         depths: depth of the blocks of each level.
         dilated: number of levels whose blocks dilate, from the lowest.
-        width_scale: multiplies all channels.
+        width_scale: factor of all channels.
         groups: groups of every convolution but the first.
         deep_supervision: give side outputs in training; see `Segmenter`.
         drop_rate: dropout of whole channels before the head.
@@ -56,7 +58,7 @@ class U2Net(Segmenter):
 
     def __init__(
         self,
-        conv: ConvFactory,
+        conv: str | Mapping[str, Any] | ConvFactory,
         num_classes: int,
         in_chans: int,
         *,
@@ -65,13 +67,12 @@ class U2Net(Segmenter):
         last_mid_channels: int = 4,
         depths: Sequence[int] = (7, 6, 5, 4, 4, 4),
         dilated: int = 2,
-        width_scale: int = 1,
+        width_scale: float = 1.0,
         groups: int = 1,
         deep_supervision: bool = False,
         drop_rate: float = 0.0,
     ) -> None:
-        super().__init__(drop_rate, deep_supervision)
-        conv = resolve_conv(conv, ndim=2)
+        super().__init__(conv, drop_rate=drop_rate, deep_supervision=deep_supervision)
         levels = len(channels)
         if levels < 2 or not levels == len(mid_channels) == len(depths):
             raise ValueError(
@@ -79,48 +80,48 @@ class U2Net(Segmenter):
                 "have one entry for each of at least 2 levels"
             )
         integer_at_least("dilated", dilated, 0)
-        integer_at_least("width_scale", width_scale, 1)
-        outer = [width_scale * integer_at_least("channels", c, 1) for c in channels]
-        inner = [width_scale * integer_at_least("mid_channels", c, 1) for c in mid_channels]
-        last_inner = width_scale * integer_at_least("last_mid_channels", last_mid_channels, 1)
+        outer = [scaled(integer_at_least("channels", c, 1), width_scale) for c in channels]
+        inner = [scaled(integer_at_least("mid_channels", c, 1), width_scale) for c in mid_channels]
+        last_inner = scaled(integer_at_least("last_mid_channels", last_mid_channels, 1), width_scale)
         for width in (*outer, *inner, last_inner):
-            divisible("width_scale * channels", width, "groups", integer_at_least("groups", groups, 1))
+            divisible("channels of a level", width, "groups", integer_at_least("groups", groups, 1))
 
-        def block(level: int, inputs: int, middle: int, outputs: int) -> nn.Module:
-            first_groups = 1 if inputs == in_chans and level == 0 else groups
-            is_dilated = level >= levels - dilated
-            return ResidualU(conv, inputs, middle, outputs, depths[level], is_dilated, groups, first_groups)
+        def entry(inputs: int, outputs: int) -> nn.Module:
+            return self.conv(inputs, outputs, 3, padding=1, groups=groups)
 
-        self.encoder = nn.ModuleList([block(0, in_chans, inner[0], outer[0])])
+        def block(level: int, first: nn.Module, middle: int, outputs: int) -> nn.Module:
+            return ResidualU(self.conv, first, middle, outputs, depths[level], level >= levels - dilated, groups)
+
+        stem = first_conv(self.conv)(in_chans, outer[0], 3, padding=1)
+        self.encoder = nn.ModuleList([block(0, stem, inner[0], outer[0])])
         for i in range(1, levels):
             pool = nn.MaxPool2d(2, stride=2, ceil_mode=True)
-            self.encoder.append(nn.Sequential(pool, block(i, outer[i - 1], inner[i], outer[i])))
+            self.encoder.append(nn.Sequential(pool, block(i, entry(outer[i - 1], outer[i]), inner[i], outer[i])))
         self.decoder = nn.ModuleList()
         below = outer[-1]
         for i in reversed(range(levels - 1)):
             middle, outputs = (inner[i], outer[i - 1]) if i else (last_inner, outer[0])
-            self.decoder.append(DecoderStage(block(i, below + outer[i], middle, outputs)))
+            self.decoder.append(DecoderStage(block(i, entry(below + outer[i], outputs), middle, outputs)))
             below = outputs
         decoder_channels = [outer[max(i - 1, 0)] for i in reversed(range(levels - 1))]
         self.finish(outer, decoder_channels, num_classes)
 
 
 class ResidualU(nn.Module):
-    """y + U(y) with y = conv3x3(x) and a small U-Net U of 3x3 convolutions.
+    """y + U(y) with y = entry(x) and a small U-Net U of 3x3 convolutions.
 
     U has `depth` convolutions down, the last of dilation 2, with 2x2 max pooling before all but the first and the last,
     and depth - 1 up, each of the map below, resized, and the skip. A dilated one keeps the size: its convolutions have
     the dilations 1, 2, 4, ..., 2^(depth - 1) down and back up in place of pooling.
 
     Args:
-        conv: conv factory.
-        in_channels: channels of the input.
+        conv: conv factory of U.
+        entry: a convolution to out_channels.
         mid_channels: channels inside.
         out_channels: channels of the output.
         depth: convolutions down, at least 2.
         dilated: dilate instead of pooling.
         groups: groups of the convolutions of U.
-        first_groups: groups of the convolution before U.
 
     Source: Qin et al., "U2-Net", arXiv 2005.09007, section 3.1 (RSU-L and RSU-4F).
     """
@@ -128,23 +129,22 @@ class ResidualU(nn.Module):
     def __init__(
         self,
         conv: ConvFactory,
-        in_channels: int,
+        entry: nn.Module,
         mid_channels: int,
         out_channels: int,
         depth: int,
         dilated: bool = False,
         groups: int = 1,
-        first_groups: int = 1,
     ) -> None:
         super().__init__()
         integer_at_least("depth", depth, 2)
         down = [2**i for i in range(depth)] if dilated else [1] * (depth - 1) + [2]
         up = down[-2::-1]
 
-        def conv3x3(inputs: int, outputs: int, dilation: int = 1, groups: int = groups) -> nn.Module:
+        def conv3x3(inputs: int, outputs: int, dilation: int) -> nn.Module:
             return conv(inputs, outputs, 3, padding=dilation, dilation=dilation, groups=groups)
 
-        self.entry = conv3x3(in_channels, out_channels, groups=first_groups)
+        self.entry = entry
         self.down = nn.ModuleList(
             conv3x3(mid_channels if i else out_channels, mid_channels, dilation) for i, dilation in enumerate(down)
         )

@@ -28,6 +28,8 @@ from kanvolution.train.progress import Progress, Silent, default_progress
 from kanvolution.train.run_folder import environment, make_run_folder
 from kanvolution.train.schedule import create_schedule
 from kanvolution.train.tasks import Task, create_task
+from kanvolution.train.trackers import NoTracker, Tracker, create_tracker
+from kanvolution.visualize import draw_run
 
 PRECISIONS = ("no", "bf16", "fp16")
 
@@ -94,6 +96,7 @@ def fit(
     optim: str | Mapping[str, Any] = "adamw",
     schedule: str | Mapping[str, Any] = "cosine",
     trainer: TrainerConfig | None = None,
+    tracker: str | Mapping[str, Any] | Tracker = "auto",
     seed: int = 0,
     output_dir: str | Path | None = None,
     config: str | None = None,
@@ -103,14 +106,15 @@ def fit(
     """Train a model in place, and save it after every epoch.
 
     The run folder gets `model.safetensors` and `config.json` (see `load_run`), `metrics.jsonl` (a line for each epoch),
-    `environment.json`, and `result.json`; `kanvolution.visualize.draw_run` makes pictures of it. The weights of the
-    last epoch are the result: none is picked by its validation score.
+    `environment.json`, `result.json`, and the pictures of `kanvolution.visualize.draw_run`. The weights of the last
+    epoch are the result: none is picked by its validation score.
 
     Args:
         model: a network whose output the task understands.
         data: see `kanvolution.data.create_data`.
         task, optim, schedule: a name, or a dictionary with `name` and options; a `Task` of your own.
         trainer: how the loop runs.
+        tracker: where the metrics are shown; see `create_tracker`.
         seed: of data order, augmentation and dropout. (Seed torch before making the model for the initial weights.)
         output_dir: a new or empty folder; None makes one under runs/.
         config: the text of a config to save as `config.yaml`.
@@ -139,9 +143,11 @@ def fit(
     task = task if isinstance(task, Task) else create_task(task, data.info)
     optimizer = create_optim(optim, model)
     create_schedule(schedule, trainer.epochs, trainer.epochs)
+    tracker = tracker if isinstance(tracker, Tracker) else create_tracker(tracker)
     progress = default_progress() if progress is None else progress
     with _accelerator(trainer, seed) as accelerator:
         progress = progress if accelerator.is_main_process else Silent()
+        tracker = tracker if accelerator.is_main_process else NoTracker()
         loop = _Loop(accelerator, model, optimizer, schedule, data, task, trainer, progress)
         folder = Path()
         if accelerator.is_main_process:
@@ -153,7 +159,11 @@ def fit(
         with stop_on_signal() as stop:
             progress.start(f"training {name} on {accelerator.device}: {folder}", trainer.epochs, loop.steps_per_epoch)
             try:
-                return loop.run(folder, stop)
+                with tracker.running(folder, name, config):
+                    result = loop.run(folder, stop, tracker)
+                    if accelerator.is_main_process:
+                        tracker.show(draw_run(folder))
+                return result
             except (ValueError, TypeError):
                 # A mistake that shows only now. The folder is new and holds no weights; a corrected run may take it.
                 if accelerator.is_main_process and not (folder / WEIGHTS).exists():
@@ -224,7 +234,7 @@ class _Loop:
         factor = create_schedule(schedule, self.steps_per_epoch * trainer.epochs, trainer.epochs)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
-    def run(self, folder: Path, stop: StopFlag) -> FitResult:
+    def run(self, folder: Path, stop: StopFlag, tracker: Tracker) -> FitResult:
         started, epoch = time.perf_counter(), 0
         metrics: dict[str, float | None] = {}
         try:
@@ -249,6 +259,7 @@ class _Loop:
                     save_weights(folder, self._unwrapped(), epoch)
                     append_json_line(folder / "metrics.jsonl", record)
                     self.progress.epoch(record)
+                    tracker.log(record)
         except NonFiniteLossError as error:
             kept = f"the weights of the last good epoch are in {folder}" if epoch > 1 else "no weights were saved yet"
             raise NonFiniteLossError(f"{error}; {kept}") from None

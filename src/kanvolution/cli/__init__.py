@@ -1,0 +1,11 @@
+"""The command line. One file holds one command; importing this package registers those it ships.
+
+The modules import only the standard library and `registry`; what a command needs is imported when it runs.
+"""
+
+from kanvolution.cli import bases, models, predict, train
+from kanvolution.cli.command import COMMANDS, Command, register_command
+from kanvolution.cli.entry import main
+from kanvolution.cli.imports import import_file
+
+__all__ = ["COMMANDS", "Command", "bases", "import_file", "main", "models", "predict", "register_command", "train"]
