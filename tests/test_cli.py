@@ -83,7 +83,7 @@ def test_on_a_terminal_there_is_a_bar_with_rate_and_time_left() -> None:
         (["train", "--import", "nowhere.py"], "--import nowhere.py"),
         (["train", "--imprt=x.py"], "unknown option '--imprt=x.py'. Did you mean '--import'"),
         (["trian"], "unknown command 'trian'. Did you mean 'train'"),
-        (["predict", "nowhere", "a.png"], "is not the folder of a run"),
+        (["predict", "nowhere", "a.png"], "there is no folder 'nowhere'"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys, arguments: list, message: str) -> None:

@@ -33,6 +33,7 @@ def test_every_basis_trains_a_step(basis: str, tmp_path) -> None:
     moved = [not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True)]
     assert sum(moved) > 0.8 * len(moved)
     assert torch.equal(weights(load_run(tmp_path / "run").model), weights(model))
+    assert torch.equal(weights(kv.from_pretrained(tmp_path / "run")), weights(model))
 
 
 def test_training_learns(tmp_path) -> None:
@@ -178,9 +179,9 @@ def test_a_loss_that_is_not_a_number_stops_and_keeps_the_last_good_checkpoint(tm
 
 
 def test_a_failing_save_keeps_the_checkpoint_before(tmp_path, monkeypatch) -> None:
-    from kanvolution.train import checkpoint
+    from kanvolution.models import weights
 
-    save, calls = checkpoint.save_file, []
+    save, calls = weights.save_file, []
 
     def fail_later(state: Mapping, path, **options: Any) -> None:
         calls.append(path)
@@ -189,7 +190,7 @@ def test_a_failing_save_keeps_the_checkpoint_before(tmp_path, monkeypatch) -> No
             raise OSError("No space left on device")
         save(state, path, **options)
 
-    monkeypatch.setattr(checkpoint, "save_file", fail_later)
+    monkeypatch.setattr(weights, "save_file", fail_later)
     with pytest.raises(OSError, match="No space left"):
         quick(tmp_path / "run")
     assert load_run(tmp_path / "run").epoch == 1

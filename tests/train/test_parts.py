@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 import kanvolution as kv
+from kanvolution.files import append_json_line, atomic, write_json, write_text
 from kanvolution.train import create_optim, create_schedule, list_optims, list_schedules
-from kanvolution.train.files import append_json_line, atomic, write_json, write_text
 from kanvolution.train.run_folder import environment, make_run_folder
 
 

@@ -5,6 +5,7 @@ from kanvolution.models.heads import HEADS, Matryoshka
 from kanvolution.models.kaconvnext import KAConvNeXt
 from kanvolution.models.kan import KAN
 from kanvolution.models.network import Classifier, FeatureInfo, FeatureMaps, Network
+from kanvolution.models.pretrained import from_pretrained, push_to_hub, save_pretrained
 from kanvolution.models.registry import MODELS, create_model, list_models, register_model
 from kanvolution.models.resnet import ResNet
 from kanvolution.models.segmenter import Segmenter
@@ -12,6 +13,7 @@ from kanvolution.models.simple import SimpleNet
 from kanvolution.models.u2net import U2Net
 from kanvolution.models.unet import UNet
 from kanvolution.models.vgg import VGG
+from kanvolution.models.weights import load_weights, read_weights
 
 __all__ = [
     "HEADS",
@@ -31,6 +33,11 @@ __all__ = [
     "U2Net",
     "UNet",
     "create_model",
+    "from_pretrained",
     "list_models",
+    "load_weights",
+    "push_to_hub",
+    "read_weights",
     "register_model",
+    "save_pretrained",
 ]

@@ -13,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from kanvolution.checks import integer_at_least, probability
 from kanvolution.layers.spec import ConvFactory, resolve_conv
 from kanvolution.models.heads import MakeHead, named_head
+from kanvolution.models.hub_mixin import HubMixin
 from kanvolution.registry import unknown_name
 
 
@@ -25,7 +26,7 @@ class FeatureInfo:
     reduction: int
 
 
-class Network(nn.Module, ABC):
+class Network(HubMixin, nn.Module, ABC):
     """Image [N, in_chans, H, W] -> feature maps of the stages -> features -> output.
 
     A subclass sets `feature_info`, one entry for each map of `forward_stages`, and `num_features`, and calls
@@ -159,7 +160,7 @@ class Classifier(Network):
         return self.new_head(self.num_features * self.pool_size**2, num_classes)
 
 
-class FeatureMaps(nn.Module):
+class FeatureMaps(HubMixin, nn.Module):
     """The feature maps of a network's stages: image -> list of tensors [N, channels, H', W']. The head is left out.
 
     Args:

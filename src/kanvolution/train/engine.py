@@ -18,10 +18,10 @@ from torch.utils.data import DataLoader
 from kanvolution.checks import integer_at_least
 from kanvolution.data.info import DataSets
 from kanvolution.extras import require
+from kanvolution.files import append_json_line, write_json, write_text
 from kanvolution.layers.collect import collect_losses
 from kanvolution.registry import unknown_name
 from kanvolution.train.checkpoint import WEIGHTS, parameter_count, save_config, save_weights
-from kanvolution.train.files import append_json_line, write_json, write_text
 from kanvolution.train.interrupt import StopFlag, stop_on_signal
 from kanvolution.train.optim import create_optim
 from kanvolution.train.progress import Progress, Silent, default_progress
