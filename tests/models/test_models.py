@@ -32,7 +32,9 @@ def marked(name: str) -> Any:
 
 
 every_model = pytest.mark.parametrize("name", [marked(name) for name in CLASSIFIERS])
-every_family = pytest.mark.parametrize("name", ["simple4", "vgg11", "resnet18", "densenet_tiny", "kaconvnext_s"])
+DENSE = ["simple4", "vgg11", "resnet18", "densenet_tiny"]  # families whose `conv` mixes channels, from the image on
+every_dense_family = pytest.mark.parametrize("name", DENSE)
+every_family = pytest.mark.parametrize("name", [*DENSE, "kaconvnext_s"])
 
 
 def make(name: str, conv: Any = "gram", **options: Any) -> Any:
@@ -286,7 +288,7 @@ def test_any_factory_with_nn_convs_arguments_is_a_conv(name: str) -> None:
 # ------------------------------------------------------------------------------------------------ parts
 
 
-@every_family
+@every_dense_family
 def test_the_image_keeps_its_colours(name: str) -> None:
     model = make(name, kv.ConvSpec("gram", dropout=0.5))
     first, *others = [m for m in model.modules() if isinstance(m, kv.KANConvNormAct)]
@@ -294,7 +296,7 @@ def test_the_image_keeps_its_colours(name: str) -> None:
     assert any(isinstance(m.dropout, nn.Dropout2d) and m.dropout.p == 0.5 for m in others)
 
 
-@every_family
+@every_dense_family
 def test_groups_everywhere_but_in_the_first_layer(name: str) -> None:
     model = make(name, groups=2, width_scale=1 / 8)
     convs = [m for m in model.modules() if isinstance(m, kv.KANConv2d) and m.kernel_size != (1, 1)]
