@@ -24,7 +24,6 @@ from typing import Any
 import torch
 from common import ROOT, cpu_name, git
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 
 import kanvolution as kv
 
@@ -65,7 +64,7 @@ def count(model: nn.Module) -> int:
 def measure(model: nn.Module, batch: int) -> dict[str, float]:
     """FLOPs of an image and the median time of a training step on this machine."""
     x = torch.randn(batch, 1, 28, 28)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    with kv.ops.flop_counter(display=False) as counter, torch.no_grad():
         model(x[:1])
     seconds = []
     for _ in range(7):

@@ -24,7 +24,9 @@ class OwnPowers(kv.Basis):
 
 
 @pytest.fixture(autouse=True)
-def _seed_and_no_threads_left() -> Iterator[None]:
+def _seed_and_no_threads_left(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.manual_seed(0)
+    if "compiler" not in request.keywords:  # compiling each operator's loop takes seconds; tests that want it say so
+        monkeypatch.setattr("kanvolution.ops.backends.HAS_CPP_COMPILER", False)
     yield
     torch._dynamo.reset()

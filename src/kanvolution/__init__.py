@@ -1,7 +1,7 @@
 """Kanvolution: convolutional Kolmogorov-Arnold networks for PyTorch."""
 
 from kanvolution import bases, layers, models, ops
-from kanvolution.bases import Basis, create_basis, list_bases, register_basis
+from kanvolution.bases import Basis, create_basis, list_bases, register_basis, set_backend
 from kanvolution.layers import (
     ActivationPenalty,
     Bottleneck,
@@ -25,6 +25,7 @@ from kanvolution.layers import (
 )
 from kanvolution.models import (
     KAN,
+    convert,
     create_model,
     from_pretrained,
     list_models,
@@ -58,6 +59,7 @@ __all__ = [
     "Separable",
     "bases",
     "collect_losses",
+    "convert",
     "create_basis",
     "create_model",
     "from_pretrained",
@@ -71,5 +73,6 @@ __all__ = [
     "register_basis",
     "register_model",
     "save_pretrained",
+    "set_backend",
     "weight_penalty",
 ]

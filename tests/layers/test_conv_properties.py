@@ -234,6 +234,27 @@ def test_state_dict_round_trip(basis: str, ndim: int, groups: int) -> None:
 
 
 @every_basis
+@pytest.mark.parametrize("layer", ["conv", "transposed", "linear"])
+def test_floating_point_operations_are_those_of_the_convolution(basis: str, layer: str) -> None:
+    make_layer, x = {
+        "conv": (lambda: kv.KANConv2d(4, 6, 3, stride=2, basis=basis), torch.randn(2, 4, 9, 9)),
+        "transposed": (lambda: kv.KANConvTranspose2d(4, 6, 3, stride=2, basis=basis), torch.randn(2, 4, 5, 5)),
+        "linear": (lambda: kv.KANLinear(4, 6, basis=basis), torch.randn(5, 4)),
+    }[layer]
+    made = make_layer()
+    counter = kv.ops.flop_counter(display=False)
+    x.requires_grad_()
+    with counter:
+        y = made(x)
+    positions = (x if layer == "transposed" else y)[0, 0].numel()
+    expected = 2 * len(x) * positions * made.weight.numel()
+    assert counter.get_total_flops() == expected
+    with counter:
+        y.sum().backward()
+    assert counter.get_total_flops() == 2 * expected
+
+
+@every_basis
 def test_deepcopy_shares_nothing(basis: str) -> None:
     conv, x = make(basis), image()
     twin = copy.deepcopy(conv)

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
-from torch.utils.flop_counter import FlopCounterMode
 
 import kanvolution as kv
 from kanvolution.layers import named_losses
@@ -199,7 +198,7 @@ def test_autocast_does_not_change_the_choice() -> None:
 
 def test_only_the_chosen_experts_are_computed() -> None:
     def flops(module: nn.Module) -> int:
-        with FlopCounterMode(display=False) as counter:
+        with kv.ops.flop_counter(display=False) as counter:
             module(images(8))
         return counter.get_total_flops()
 

@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 import kanvolution as kv
 from kanvolution.layers.structures import STRUCTURES, NoisyTopKGate, structure_from_dict
@@ -186,7 +185,7 @@ def test_bottleneck_width(sizes: tuple[int, int], width: int) -> None:
 
 
 def _flops(module: nn.Module, x: Tensor) -> int:
-    with FlopCounterMode(display=False) as counter:
+    with kv.ops.flop_counter(display=False) as counter:
         module(x)
     return counter.get_total_flops()
 

@@ -2,6 +2,7 @@
 
 import copy
 import json
+import pickle
 from typing import Any
 
 import pytest
@@ -118,6 +119,15 @@ def test_feature_maps_are_as_described(name: str) -> None:
     last = make(name, features_only=True, out_indices=(-1,)).eval()
     last.load_state_dict(model.state_dict())
     assert torch.equal(last(x)[0], maps[-1])
+
+
+@every_model
+def test_it_is_copied_and_pickled(name: str) -> None:
+    model, x = make(name, head="hidden_kan").eval(), images()
+    for twin in (copy.deepcopy(model), pickle.loads(pickle.dumps(model))):
+        assert torch.equal(twin(x), model(x))
+        twin.reset_classifier(3)
+        assert twin(x).shape == (2, 3) and model.num_classes == 5
 
 
 @every_model

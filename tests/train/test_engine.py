@@ -44,7 +44,20 @@ def test_training_learns(tmp_path) -> None:
     assert [r["epoch"] for r in records] == list(range(1, 13))
     assert records[-1]["train_loss"] < 0.5 * records[0]["train_loss"]
     assert set(records[0]) == {
-        *("epoch", "lr", "train_loss", "val_loss", "val_top1", "val_macro_auc", "seconds", "images_per_second")
+        *(
+            "epoch",
+            "lr",
+            "train_loss",
+            "val_loss",
+            "val_top1",
+            "val_macro_auc",
+            "val_auc_ovo",
+            "val_macro_recall",
+            "val_macro_f1",
+            "val_calibration_error",
+            "seconds",
+            "images_per_second",
+        )
     }
 
 

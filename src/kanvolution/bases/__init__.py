@@ -1,6 +1,15 @@
 """Bases by name: which functions, which input map. Importing this package registers the bases it ships."""
 
-from kanvolution.bases.basis import BASES, Basis, check_basis, create_basis, list_bases, register_basis, resolve_basis
+from kanvolution.bases.basis import (
+    BASES,
+    Basis,
+    check_basis,
+    create_basis,
+    list_bases,
+    register_basis,
+    resolve_basis,
+    set_backend,
+)
 from kanvolution.bases.bernstein import Bernstein
 from kanvolution.bases.chebyshev import Chebyshev
 from kanvolution.bases.fourier import Fourier
@@ -35,4 +44,5 @@ __all__ = [
     "list_bases",
     "register_basis",
     "resolve_basis",
+    "set_backend",
 ]

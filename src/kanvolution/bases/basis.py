@@ -11,11 +11,10 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
+from kanvolution.ops.backends import check_backend
+from kanvolution.ops.convolution import Contraction, Convolution
 from kanvolution.ops.pointwise import POINTWISE
 from kanvolution.registry import Registry, unknown_name
-
-Convolve = Callable[[Tensor, Tensor, "Tensor | None", int], Tensor]
-"""(expanded input [N, G*I, *S], weight [O, I, ...], bias [O] or None, groups) -> output [N, O, *S']."""
 
 # The context a layer offers to the constructor of a basis; a basis names the ones it needs.
 _CONTEXT = ("in_channels", "out_channels", "groups")
@@ -56,6 +55,9 @@ class Basis(nn.Module, ABC):
     """
 
     name: ClassVar[str] = ""
+    per_output: ClassVar[bool] = False
+    """Whether the functions differ from output to output, so that they belong to edges and not to input channels."""
+
     activation: ClassVar[str | None] = "silu"
     """The activation a block puts after this basis' layer and norm when told "auto"."""
 
@@ -69,6 +71,7 @@ class Basis(nn.Module, ABC):
         self.num_functions = num_functions
         self.input_map = input_map
         self.base = base
+        self.backend = "auto"
         self.norm: nn.Module | None = None
         self.input_dropout: nn.Module | None = None
         self.function_dropout: nn.Module | None = None
@@ -103,9 +106,8 @@ class Basis(nn.Module, ABC):
         self.function_dropout = self.function_dropout if function_dropout is None else function_dropout
 
     def is_fused(self) -> bool:
-        """Whether base function and functions see the same input now, so that one operator computes both."""
-        dropouts = self.training and (self.input_dropout is not None or self.function_dropout is not None)
-        return self.norm is None and not dropouts
+        """Whether one operator computes all functions now; a dropout on single functions has to have them apart."""
+        return not (self.training and self.function_dropout is not None)
 
     def functions_input(self, x: Tensor) -> Tensor:
         """What the functions see of x: dropped out (in training) and normalised, where attached."""
@@ -121,21 +123,61 @@ class Basis(nn.Module, ABC):
 
     def forward(self, x: Tensor) -> Tensor:
         """x [N, C, *S] -> [N, C, K, *S], in the autocast dtype where autocast is on."""
-        dtype = _compute_dtype(x)
         if self.is_fused():
-            return self.functions(x, input_map=self.input_map, base=self.base, dtype=dtype)
-        expanded = self.functions(self.functions_input(x), input_map=self.input_map, base=None, dtype=dtype)
+            return self._evaluate(x)
+        dtype = compute_dtype(x)
+        options = {"input_map": self.input_map, "dtype": dtype, "backend": self.backend}
+        expanded = self.functions(self.functions_input(x), base=None, **options)
         expanded = self.drop_functions(expanded.flatten(1, 2)).unflatten(1, expanded.shape[1:3])
         if self.base is None:
             return expanded
         return torch.cat([POINTWISE[self.base].value(x).to(dtype).unsqueeze(2), expanded], dim=2)
 
-    def contract(self, x: Tensor, weight: Tensor, bias: Tensor | None, convolve: Convolve, groups: int) -> Tensor:
-        """sum_{c,k} W[o, c*K + k] * B_k(x[c]): expand, then one ordinary grouped convolution."""
-        return convolve(self(x).flatten(1, 2), weight, bias, groups)
+    def contract(self, x: Tensor, weight: Tensor, bias: Tensor | None, convolution: Convolution) -> Tensor:
+        """sum_{c,k} W[o, c*K + k] * B_k(x[c]): expand, then one ordinary grouped convolution, as one operator."""
+        if self.is_fused():
+            return self._evaluate(x, into=Contraction(convolution, weight, bias))
+        return convolution(self(x).flatten(1, 2), weight, bias)
+
+    def _evaluate(self, x: Tensor, **options: Any) -> Tensor:
+        seen = self.functions_input(x)
+        if seen is not x:
+            options["base_input"] = x
+        dtype = compute_dtype(x)
+        return self.functions(
+            seen, input_map=self.input_map, base=self.base, dtype=dtype, backend=self.backend, **options
+        )
+
+    @torch.no_grad()
+    def edge_values(self, x: Tensor, outputs: Tensor, inputs: Tensor) -> Tensor:
+        """The K functions on single edges of the layer, without what is attached.
+
+        Args:
+            x: values of the input, [S], or [in_channels, S] with values of each channel.
+            outputs, inputs: channels of the E edges, integer tensors [E]; the input channel counts over all groups.
+
+        Returns:
+            Tensor [E, K, S].
+        """
+        if x.ndim == 1 and not hasattr(self, "in_channels"):  # all channels have the same functions
+            x, inputs = x.unsqueeze(0), torch.zeros_like(inputs)
+        channels = getattr(self, "in_channels", x.shape[0])
+        values = self.functions(x.expand(channels, -1).unsqueeze(0), input_map=self.input_map, base=self.base)
+        return values[0, inputs]
 
     def reset_parameters(self) -> None:
         """Put learned parameters of the functions back to their initial values."""
+
+    def make_first_identity(self) -> None:
+        """Make function 0 x itself, which a layer needs to begin as an ordinary one.
+
+        Raises:
+            ValueError: the base function, which is function 0, is another.
+        """
+        if self.base != "identity":
+            raise ValueError(
+                f"the base function of basis {self.name!r} is {self.base!r}, and must be the identity: base='identity'"
+            )
 
     @torch.no_grad()
     def second_moments(self) -> Tensor:
@@ -170,7 +212,8 @@ class Basis(nn.Module, ABC):
         return ", ".join(f"{name}={value!r}" for name, value in self.options().items())
 
 
-def _compute_dtype(x: Tensor) -> torch.dtype:
+def compute_dtype(x: Tensor) -> torch.dtype:
+    """x's dtype, or that of autocast where it is on."""
     kind = x.device.type
     if x.is_meta or x.dtype == torch.float64:  # autocast knows no meta device, and leaves float64 alone
         return x.dtype
@@ -196,6 +239,29 @@ def register_basis(name: str) -> Callable[[B], B]:
 def list_bases() -> list[str]:
     """The names of all registered bases, sorted."""
     return list(BASES)
+
+
+def set_backend(module: nn.Module, backend: str) -> nn.Module:
+    """Choose what evaluates the functions of all bases in `module`; returns the module.
+
+    It is an attribute of each basis (`Basis.backend`, "auto" at first); no state dict has it.
+
+    Args:
+        module: a layer, a model, or a basis.
+        backend: a name of `ops.BACKENDS`: "auto", "eager" or "compile".
+
+    Raises:
+        ValueError: there is no such backend.
+
+    Example:
+        >>> import kanvolution as kv
+        >>> model = kv.set_backend(kv.create_model("simple4", conv="gram", num_classes=10), "eager")
+    """
+    check_backend(backend)
+    for part in module.modules():
+        if isinstance(part, Basis):
+            part.backend = backend
+    return module
 
 
 def option_names(cls: type[Basis]) -> list[str]:

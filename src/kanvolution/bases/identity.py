@@ -6,7 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
-from kanvolution.bases.basis import Basis, Convolve, register_basis
+from kanvolution import ops
+from kanvolution.bases.basis import Basis, register_basis
+from kanvolution.ops.convolution import Convolution
 
 
 @register_basis("identity")
@@ -19,11 +21,7 @@ class Identity(Basis):
         super().__init__(0, base="identity")
 
     def functions(self, x: Tensor, **options: Any) -> Tensor:
-        expanded = x.to(options.get("dtype") or x.dtype).unsqueeze(2)
-        mix = options.get("mix")
-        if mix is None:
-            return expanded
-        return expanded * mix.to(expanded.dtype).view(1, *mix.shape[:2], *(1,) * (x.ndim - 2))
+        return ops.no_functions(x, **options)
 
-    def contract(self, x: Tensor, weight: Tensor, bias: Tensor | None, convolve: Convolve, groups: int) -> Tensor:
-        return convolve(x, weight, bias, groups)
+    def contract(self, x: Tensor, weight: Tensor, bias: Tensor | None, convolution: Convolution) -> Tensor:
+        return convolution(x, weight, bias)  # x as it is, not a copy

@@ -52,15 +52,27 @@ class MixedBasis(Basis):
             with torch.no_grad():
                 self.mixing.normal_().mul_(self.inner.initial_std(1).to(self.mixing))
 
+    @torch.no_grad()
+    def make_first_identity(self) -> None:
+        self.inner.make_first_identity()
+        self.mixing[:, 0] = 0
+        self.mixing[:, 0, 0] = 1
+
     def attach(self, **parts: nn.Module | None) -> None:
         self.inner.attach(**parts)
+
+    def is_fused(self) -> bool:
+        return self.inner.is_fused()
+
+    def functions_input(self, x: Tensor) -> Tensor:
+        return self.inner.functions_input(x)
 
     def functions(self, x: Tensor, **options: Any) -> Tensor:
         options.update(input_map=self.inner.input_map, base=self.inner.base)
         return self.inner.functions(x, mix=self.mixing, **options)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.inner.is_fused():
+        if self.is_fused():
             return super().forward(x)
         # What acts on the single functions needs them one by one.
         expanded = self.inner(x)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from kanvolution import ops
-from kanvolution.bases.basis import Basis, Convolve, register_basis
+from kanvolution.bases.basis import Basis, compute_dtype, register_basis
 from kanvolution.checks import integer_at_least, interval
-from kanvolution.ops.pointwise import POINTWISE
+from kanvolution.ops.convolution import Convolution
 from kanvolution.registry import unknown_name
 
 _SMALLEST_SCALE = 1e-3
@@ -79,8 +80,9 @@ class Wavelet(Basis):
 class EdgeWavelet(Basis):
     """One wavelet for every edge: psi((x_c - t_{o,c}) / s_{o,c}), beside silu(x). Source: Wav-KAN, arXiv 2405.12832.
 
-    Scale and translation sit inside the non-linearity for every (output, input) pair, so the expansion has
-    out_channels times the channels of the input: memory and time grow accordingly. Prefer `wavelet` for new networks.
+    Scale and translation sit inside the non-linearity for every (output, input) pair, so there are
+    out_channels * in_channels functions of the input to compute, and time grows accordingly. They are computed for one
+    output at a time and not kept. Prefer `wavelet` for new networks.
 
     Args:
         in_channels, out_channels, groups: of the layer; it passes them itself.
@@ -88,6 +90,8 @@ class EdgeWavelet(Basis):
         mix: whether a learned out_channels x out_channels matrix (in each group) mixes the wavelet part of the outputs.
         base: base function b(x), or None.
     """
+
+    per_output = True
 
     def __init__(
         self,
@@ -118,20 +122,33 @@ class EdgeWavelet(Basis):
 
     def functions(self, x: Tensor, **options: Any) -> Tensor:
         """x [N, C, *S] -> the wavelets of all edges [N, out_channels * C / groups, K, *S]; see `Basis.functions`."""
-        grouped = x.unflatten(1, (self.groups, self.in_channels // self.groups)).unsqueeze(2)
-        repeats = self.out_channels // self.groups
-        edges = grouped.expand(-1, -1, repeats, *(-1 for _ in grouped.shape[3:])).flatten(1, 3)
-        scale = _away_from_zero(self.scale).view(-1, 1)
-        return ops.wavelet(edges, scale, self.translation.view(-1, 1), self.kind, **options)
+        scale = _away_from_zero(self.scale)
+        return ops.edge_wavelets(x, scale, self.translation, self.kind, self.groups, **options)
 
-    def contract(self, x: Tensor, weight: Tensor, bias: Tensor | None, convolve: Convolve, groups: int) -> Tensor:
+    @torch.no_grad()
+    def edge_values(self, x: Tensor, outputs: Tensor, inputs: Tensor) -> Tensor:
+        rows = (x.expand(self.in_channels, -1) if x.ndim == 1 else x)[inputs]
+        edge = (outputs, inputs % self.scale.shape[1])
+        options: dict[str, Any] = {"input_map": self.input_map, "base": self.base}
+        scale = _away_from_zero(self.scale)[edge].unsqueeze(1)
+        return ops.wavelet(rows.unsqueeze(0), scale, self.translation[edge].unsqueeze(1), self.kind, **options)[0]
+
+    def contract(self, x: Tensor, weight: Tensor, bias: Tensor | None, convolution: Convolution) -> Tensor:
+        """The layer, output by output where no dropout acts on single functions; see `ops.edge_wavelet_convolution`."""
         size = self.size
-        edges = self.functions(self.functions_input(x), input_map=self.input_map, base=None).squeeze(2)
-        edges = self.drop_functions(edges)
-        y = convolve(edges, weight[:, size - 1 :: size], None, self.out_channels)
+        dtype = compute_dtype(x)
+        own, seen = weight[:, size - 1 :: size], self.functions_input(x)
+        if self.is_fused():
+            scale = _away_from_zero(self.scale)
+            options = {"dtype": dtype, "backend": self.backend}
+            y = ops.edge_wavelet_convolution(seen, own, scale, self.translation, self.kind, convolution, **options)
+        else:
+            edges = self.functions(seen, input_map=self.input_map, base=None, dtype=dtype, backend=self.backend)
+            y = replace(convolution, groups=self.out_channels)(self.drop_functions(edges.squeeze(2)), own, None)
         if self.mixing is not None:
             grouped = y.unflatten(1, (self.groups, self.mixing.shape[-1])).flatten(3)
             y = torch.einsum("goi,ngis->ngos", self.mixing.to(y.dtype), grouped).reshape(y.shape)
         if self.base is not None:
-            return y + convolve(POINTWISE[self.base].value(x), weight[:, ::size], bias, groups)
+            into = ops.Contraction(convolution, weight[:, ::size], bias)
+            return y + ops.no_functions(x, base=self.base, dtype=dtype, backend=self.backend, into=into)
         return y if bias is None else y + bias.view(-1, *(1,) * (y.ndim - 2))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from kanvolution.configs.experiments import EXPERIMENTS
 from kanvolution.configs.groups import GROUPS, Root, schema
 from kanvolution.extras import require
 from kanvolution.registry import unknown_name
@@ -28,12 +30,20 @@ class Composed:
     choices: dict[str, str]
 
 
-def compose(overrides: Sequence[str] = (), *, allow_missing: bool = False) -> Composed:
+def compose(
+    overrides: Sequence[str] = (),
+    *,
+    allow_missing: bool = False,
+    base: Mapping[str, Any] | None = None,
+    groups: Sequence[str] | None = None,
+) -> Composed:
     """The config of a training run.
 
     Args:
         overrides: in Hydra's language: `group=choice` and `key=value` ("conv=gram", "conv.degree=3", "seed=1").
         allow_missing: leave keys that must be given as "???" instead of refusing.
+        base: values of an earlier config. They stand for the defaults, but for groups that `overrides` choose anew.
+        groups: of `base`, those to take; None takes all, and the keys beside the groups.
 
     Raises:
         ConfigError: an unknown group, choice or key (the nearest is named), a value of the wrong type, or a key that
@@ -51,14 +61,18 @@ def compose(overrides: Sequence[str] = (), *, allow_missing: bool = False) -> Co
     errors, omegaconf = require("hydra.errors", _EXTRA), require("omegaconf", _EXTRA)
     parsed = _parse(overrides)
     with _hydra() as hydra:
-        groups = hydra.groups()
-        chosen = [o for o in parsed if o.get_key_element() in groups]
-        for override in chosen:
-            _check_choice(override, hydra.group_options(override.get_key_element()))
+        known = hydra.groups()
+        chosen = [o for o in parsed if o.get_key_element() in known]
+        hydra.chosen.update({o.get_key_element(): o.value() for o in chosen})
+        earlier = _Earlier(base or {}, groups, [o.key_or_group for o in parsed])
+        for group, choice in [*earlier.choices.items(), *((o.get_key_element(), o.value()) for o in chosen)]:
+            _check_choice(group, choice, hydra.group_options(group))
+        choices = [f"{group}={choice}" for group, choice in earlier.choices.items()]
         try:
-            base = hydra.compose([o.input_line for o in chosen])
-            lines = [o.input_line if o in chosen else _check_key(o, base, groups) for o in parsed]
-            config = hydra.compose(lines)
+            defaults = hydra.compose([*choices, *(o.input_line for o in chosen)])
+            lines = [o.input_line if o in chosen else _check_key(o, defaults, known) for o in parsed]
+            config = hydra.compose([*choices, *lines])
+            earlier.fill(config)
             missing = [] if allow_missing else sorted(omegaconf.OmegaConf.missing_keys(config))
             if missing:
                 raise ConfigError(f"{missing[0]} has no default; pass {missing[0]}=VALUE")
@@ -69,27 +83,85 @@ def compose(overrides: Sequence[str] = (), *, allow_missing: bool = False) -> Co
 
 
 def _parse(overrides: Sequence[str]) -> list[Any]:
-    parser = require("hydra.core.override_parser.overrides_parser", _EXTRA).OverridesParser.create()
-    errors = require("hydra.errors", _EXTRA)
-    parsed = []
-    for text in overrides:
-        if text.startswith("-"):
-            raise ConfigError(f"unknown option {text!r}; overrides are written key=value (see --help)")
-        try:
-            override = parser.parse_override(text)
-        except errors.HydraException as error:
-            hint = "write key=value" if "=" not in text else "put quotes around a value with special characters"
-            raise ConfigError(f"cannot read {text!r}; {hint}, e.g. conv.degree=3 or \"data.path='a b'\"") from error
-        if override.is_delete() or override.is_add():
-            raise ConfigError(f"{text!r}: keys are set with key=value; none is added or removed")
+    parsed = [parse_override(text) for text in overrides]
+    for override in parsed:
         if override.is_sweep_override():
-            raise ConfigError(f"{text!r} holds several values; a run takes one, and a list is written [1,2]")
-        parsed.append(override)
+            raise ConfigError(
+                f"{override.input_line!r} holds several values; a run takes one (-m makes a run of each), and a list "
+                "is written [1,2]"
+            )
     return parsed
 
 
-def _check_choice(override: Any, options: list[str]) -> None:
-    group, value = override.get_key_element(), override.value()
+def parse_override(text: str) -> Any:
+    """The override of one key as Hydra's parser gives it; ConfigError where it cannot be read."""
+    parser = require("hydra.core.override_parser.overrides_parser", _EXTRA).OverridesParser.create()
+    errors = require("hydra.errors", _EXTRA)
+    if text.startswith("-"):
+        raise ConfigError(f"unknown option {text!r}; overrides are written key=value (see --help)")
+    try:
+        override = parser.parse_override(text)
+    except errors.HydraException as error:
+        hint = "write key=value" if "=" not in text else "put quotes around a value with special characters"
+        raise ConfigError(f"cannot read {text!r}; {hint}, e.g. conv.degree=3 or \"data.path='a b'\"") from error
+    if override.is_delete() or override.is_add():
+        raise ConfigError(f"{text!r}: keys are set with key=value; none is added or removed")
+    return override
+
+
+def group_choices(group: str) -> list[str]:
+    """The choices of a group, from its registry and its files; none for what is no group."""
+    with _hydra() as hydra:
+        return sorted(hydra.group_options(group)) if group in hydra.groups() else []
+
+
+class _Earlier:
+    """What is taken from an earlier config: the groups not chosen anew, and the keys not given."""
+
+    def __init__(self, values: Mapping[str, Any], groups: Sequence[str] | None, given: list[str]) -> None:
+        taken = values if groups is None else {name: values[name] for name in groups if name in values}
+        self.given = given
+        self.values = {name: value for name, value in taken.items() if name not in given}
+        self.choices = {name: _entry(name, value) for name, value in self.values.items() if name in GROUPS}
+
+    def fill(self, config: Any) -> None:
+        """Put the values into a config of the same choices."""
+        omegaconf = require("omegaconf", _EXTRA).OmegaConf
+        values = omegaconf.create(dict(self.values))
+        for key in list(_keys(config)):
+            value = omegaconf.select(values, key, default=_ABSENT)
+            if value is not _ABSENT and not any(name == key or name.startswith(f"{key}.") for name in self.given):
+                omegaconf.update(config, key, value, merge=False)
+
+
+_ABSENT = object()
+
+
+def _entry(group: str, values: Mapping[str, Any]) -> str:
+    """The choice of a group that values come from: their own name, or the only choice there is."""
+    return str(next((values[key] for key in ("name", "basis") if key in values), "default"))
+
+
+def read_config(folder: str | Path) -> dict[str, Any]:
+    """The config that a run was trained with.
+
+    Raises:
+        ConfigError: the folder has none, or it is damaged.
+    """
+    path = Path(folder) / "config.yaml"
+    yaml = require("yaml", _EXTRA)
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{str(folder)!r} is not the folder of a `kanvolution train` run: no {path.name}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{str(path)!r} is damaged: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{str(path)!r} is damaged: it holds no keys")
+    return values
+
+
+def _check_choice(group: str, value: Any, options: list[str]) -> None:
     if value is None and group not in GROUPS:
         return
     if not isinstance(value, str) or value not in options:
@@ -150,7 +222,8 @@ def _one_line(error: BaseException) -> str:
 class _Composer:
     """Hydra with our search path and the registries' choices."""
 
-    def __init__(self) -> None:
+    def __init__(self, chosen: dict[str, Any]) -> None:
+        self.chosen = chosen
         self._loader = require("hydra.core.global_hydra", _EXTRA).GlobalHydra.instance().config_loader()
         self.choices: dict[str, str] = {}
 
@@ -172,22 +245,59 @@ class _Composer:
         return [name for name in self._loader.list_groups("") if name != "hydra"]
 
 
+class _Nodes(dict):
+    """Hydra's tree of nodes by name. A node is made when it is asked for; the tree is not copied for each config."""
+
+    def __getitem__(self, name: str) -> Any:
+        value = super().__getitem__(name)
+        if callable(value):
+            value = self[name] = value()
+        return value
+
+    def __deepcopy__(self, memo: Any) -> _Nodes:
+        return self
+
+
+def _schema_node(group: str, choice: str) -> Callable[[], Any]:
+    return lambda: _node(group, choice, schema(f"{group}_{choice}", GROUPS[group].keys(choice)))
+
+
+def _experiment_node(name: str, chosen: Mapping[str, Any]) -> Callable[[], Any]:
+    """The experiment, without its keys for other choices than those `chosen` beside it (conv=spline has no degree)."""
+
+    def make() -> Any:
+        content = EXPERIMENTS[name].node()
+        for group, choice in chosen.items():
+            if group in content and choice in GROUPS[group].names():
+                known = {key.name for key in GROUPS[group].keys(choice)}
+                content[group] = {key: value for key, value in content[group].items() if key in known}
+        return _node("experiment", name, content, package="_global_")
+
+    return make
+
+
+def _node(group: str, name: str, content: Any, package: str | None = None) -> Any:
+    config = require("omegaconf", _EXTRA).OmegaConf.structured(content)
+    make = require("hydra.core.config_store", _EXTRA).ConfigNode
+    return make(name=f"{name}.yaml", node=config, group=group, package=package, provider=None)
+
+
 @contextlib.contextmanager
 def _hydra() -> Iterator[_Composer]:
     hydra = require("hydra", _EXTRA)
     store = require("hydra.core.config_store", _EXTRA).ConfigStore.instance()
     state = require("hydra.core.global_hydra", _EXTRA).GlobalHydra
     # Hydra's store and its instance are global: a program that uses Hydra itself must find both as it left them.
-    before, instance = store.repo, state.instance().hydra
-    store.repo = {key: value for key, value in before.items() if key == "hydra" or key.startswith("_dummy")}
+    before, instance, chosen = store.repo, state.instance().hydra, {}
+    store.repo = _Nodes({key: value for key, value in before.items() if key == "hydra" or key.startswith("_dummy")})
     state.instance().clear()
     try:
         store.store(name="root", node=Root)
         for name, group in GROUPS.items():
-            for choice in group.names():
-                store.store(group=name, name=choice, node=schema(f"{name}_{choice}", group.keys(choice)))
+            store.repo[name] = _Nodes({f"{choice}.yaml": _schema_node(name, choice) for choice in group.names()})
+        store.repo["experiment"] = _Nodes({f"{name}.yaml": _experiment_node(name, chosen) for name in EXPERIMENTS})
         with hydra.initialize_config_module("kanvolution.configs", version_base="1.3"):
-            yield _Composer()
+            yield _Composer(chosen)
     finally:
         store.repo = before
         state.instance().hydra = instance

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import textwrap
 from collections.abc import Sequence
 from importlib import resources
 from typing import Any
 
 from kanvolution.configs.compose import compose
-from kanvolution.configs.groups import GROUPS, Root
+from kanvolution.configs.experiments import EXPERIMENTS
+from kanvolution.configs.groups import GROUPS, Key, Root, dataclass_keys
 
 _HEAD = """\
 usage: kanvolution train [GROUP=CHOICE ...] [KEY=VALUE ...] [--import FILE ...]
@@ -37,15 +39,24 @@ def manual(overrides: Sequence[str] = ()) -> str:
     """Groups, their choices, and all keys with the values they have under `overrides`."""
     composed = compose(overrides, allow_missing=True)
     lines = [_HEAD, "groups (the choice in brackets):"]
-    names = {name: sorted({*group.names(), *_files(name)}) for name, group in GROUPS.items()}
     for name, group in GROUPS.items():
         lines.append(f"  {name:<11}{group.help} [{composed.choices[name]}]")
-        lines.append(_wrapped(", ".join(names[name])))
+        lines.append(_wrapped(", ".join(choices_of(name))))
     lines.append(f"  {'experiment':<11}settings of several groups at once [none]")
-    lines.append(_wrapped(", ".join(_files("experiment"))))
+    lines.append(_wrapped(_experiments()))
     lines.append("\nkeys:")
     lines += _key_lines(composed.values, {f.name: f.metadata.get("help", "") for f in dataclasses.fields(Root)})
     return "\n".join(lines)
+
+
+def _experiments() -> str:
+    """The experiments; those that differ in the end of their names only are written as one."""
+    names = choices_of("experiment")
+    families: dict[str, list[str]] = {}
+    for name in names:
+        stem = re.sub(r"(_simple\d+)_.*", r"\1_", name)
+        families.setdefault(stem, []).append(name.removeprefix(stem))
+    return ", ".join(stem + (f"{{{','.join(ends)}}}" if any(ends) else "") for stem, ends in families.items())
 
 
 def _key_lines(values: dict[str, Any], help: dict[str, str]) -> list[str]:
@@ -56,10 +67,22 @@ def _key_lines(values: dict[str, Any], help: dict[str, str]) -> list[str]:
             continue
         # A preset has the keys of the entry that it builds on, which the entry's own name tells.
         entry = next(iter(value.values())) if name != "trainer" else "default"
-        texts = {key.name: key.help for key in GROUPS[name].keys(entry)}
-        rows += [(f"{name}.{key}", _shown(v), texts.get(key, "")) for key, v in list(value.items())]
+        texts = _helps(GROUPS[name].keys(entry))
+        for key, v in value.items():
+            inner = {f"{key}.{k}": w for k, w in v.items()} if isinstance(v, dict) else {}
+            shown = inner if inner.keys() & texts.keys() else {key: v}
+            rows += [(f"{name}.{k}", _shown(w), texts.get(k, "")) for k, w in shown.items()]
     width = max(len(f"{key}={value}") for key, value, _ in rows)
     return [f"  {f'{key}={value}':<{width}}  {text}".rstrip() for key, value, text in rows]
+
+
+def _helps(keys: list[Key]) -> dict[str, str]:
+    """The help of each key by name, with those of keys inside of keys ("penalties.weight_l1")."""
+    helps = {key.name: key.help for key in keys}
+    for key in keys:
+        if dataclasses.is_dataclass(key.type):
+            helps |= {f"{key.name}.{name}": text for name, text in _helps(dataclass_keys(key.type)).items()}
+    return helps
 
 
 def _shown(value: Any) -> str:
@@ -68,6 +91,12 @@ def _shown(value: Any) -> str:
     if isinstance(value, list):
         return "[" + ",".join(map(_shown, value)) + "]"
     return "VALUE (must be given)" if value == "???" else str(value)
+
+
+def choices_of(group: str) -> list[str]:
+    """The choices of a group, "experiment" among them: those of its registry and those in its folder of files."""
+    registered = EXPERIMENTS if group == "experiment" else GROUPS[group].names()
+    return sorted({*registered, *_files(group)})
 
 
 def _files(group: str) -> list[str]:

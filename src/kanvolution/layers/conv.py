@@ -11,9 +11,9 @@ from torch.nn import functional as F
 from kanvolution.bases import Basis
 from kanvolution.layers.arguments import per_dimension
 from kanvolution.layers.layer import KANImageLayer
+from kanvolution.ops.convolution import Convolution
 from kanvolution.registry import unknown_name
 
-_CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 _PADDINGS = ("same", "valid")
 
@@ -92,13 +92,19 @@ class KANConvNd(KANImageLayer):
             x = x.unsqueeze(0)
         if self.padding_mode != "zeros":
             x = F.pad(x, self._amounts(), mode=self.padding_mode)
-        y = self.basis.contract(x, self.weight, self.bias, self._convolve, self.groups)
+        y = self.basis.contract(x, self.weight, self.bias, self.convolution())
         return y if batched else y.squeeze(0)
 
-    def _convolve(self, expanded: Tensor, weight: Tensor, bias: Tensor | None, groups: int) -> Tensor:
-        padding = self.padding if self.padding_mode == "zeros" else 0
-        convolution = _CONVOLUTIONS[self.ndim]
-        return convolution(expanded, weight, bias, self.stride, padding, self.dilation, groups)
+    def convolution(self) -> Convolution:
+        """What follows the expansion, as data."""
+        padding: tuple[int, ...] = (0,) * self.ndim
+        extra: tuple[int, ...] = ()
+        if self.padding_mode == "zeros" and self.padding == "same":
+            totals = [d * (k - 1) for d, k in zip(self.dilation, self.kernel_size, strict=True)]
+            padding, extra = tuple(total // 2 for total in totals), tuple(total % 2 for total in totals)
+        elif self.padding_mode == "zeros" and not isinstance(self.padding, str):
+            padding = self.padding
+        return Convolution(self.stride, padding, self.dilation, self.groups, extra=extra)
 
     def _amounts(self) -> list[int]:
         """Padding in F.pad's order: last dimension first, (left, right) each."""

@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from kanvolution.bases import Basis
 from kanvolution.checks import integer_at_least
 from kanvolution.layers.arguments import check_floating_point
 from kanvolution.layers.layer import KANLayer
+from kanvolution.ops.convolution import Convolution
 
 
 class KANLinear(KANLayer):
@@ -61,16 +61,8 @@ class KANLinear(KANLayer):
         if x.ndim < 1 or x.shape[-1] != self.in_features:
             raise ValueError(f"input (shape {tuple(x.shape)}) must end in in_features (={self.in_features}) channels")
         rows = x.reshape(-1, self.in_features)
-        y = self.basis.contract(rows, self.weight, self.bias, _grouped_linear, 1)
+        y = self.basis.contract(rows, self.weight, self.bias, Convolution())
         return y.reshape(*x.shape[:-1], self.out_features)
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, bias={self.bias is not None}"
-
-
-def _grouped_linear(expanded: Tensor, weight: Tensor, bias: Tensor | None, groups: int) -> Tensor:
-    if groups == 1:
-        return F.linear(expanded, weight, bias)
-    rows = expanded.unflatten(1, (groups, -1))
-    y = torch.einsum("ngi,goi->ngo", rows, weight.unflatten(0, (groups, -1))).flatten(1)
-    return y if bias is None else y + bias

@@ -142,7 +142,7 @@ class ConvSpec:
             dtype,
         )
         conv = build_conv(self.ndim, self.make_basis, arguments, self.structure)
-        return self._block(conv, in_channels, out_channels, device, dtype)
+        return self.around(conv, in_channels, out_channels, device, dtype)
 
     def transposed(
         self,
@@ -176,19 +176,20 @@ class ConvSpec:
             dtype=dtype,
             basis=self.make_basis(in_channels, out_channels, groups),
         )
-        return self._block(conv, in_channels, out_channels, device, dtype)
+        return self.around(conv, in_channels, out_channels, device, dtype)
 
     def _needs_bias(self) -> bool:
         return self.norm is None or self.norm_site != "output"
 
-    def _block(
+    def around(
         self,
         conv: nn.Module,
         in_channels: int,
         out_channels: int,
-        device: torch.device | str | None,
-        dtype: torch.dtype | None,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> KANConvNormAct:
+        """The block of a convolution and this spec's norm, activation and dropout."""
         norm = None
         if self.norm is not None:
             channels = out_channels if self.norm_site == "output" else in_channels

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from kanvolution.bases import Basis
 from kanvolution.layers.arguments import per_dimension
 from kanvolution.layers.layer import KANImageLayer
+from kanvolution.ops.convolution import Convolution
 from kanvolution.registry import unknown_name
 
-_CONVOLUTIONS: dict[int, Callable[..., Tensor]] = {
-    1: F.conv_transpose1d,
-    2: F.conv_transpose2d,
-    3: F.conv_transpose3d,
-}
 _PADDING_MODES = ("zeros",)
 
 
@@ -112,16 +106,9 @@ class KANConvTransposeNd(KANImageLayer):
         if not batched:
             x = x.unsqueeze(0)
         extra = self.output_padding if output_size is None else self._extra(x, output_size, batched)
-        y = self.basis.contract(x, self.weight, self.bias, partial(self._convolve, extra), self.groups)
+        convolution = Convolution(self.stride, self.padding, self.dilation, self.groups, True, extra)
+        y = self.basis.contract(x, self.weight, self.bias, convolution)
         return y if batched else y.squeeze(0)
-
-    def _convolve(
-        self, output_padding: tuple[int, ...], expanded: Tensor, weight: Tensor, bias: Tensor | None, groups: int
-    ) -> Tensor:
-        # torch's layout: [G, O/G, I, ...] -> [G, I, O/G, ...] -> [G*I, O/G, ...].
-        swapped = weight.unflatten(0, (groups, -1)).transpose(1, 2).flatten(0, 1)
-        convolution = _CONVOLUTIONS[self.ndim]
-        return convolution(expanded, swapped, bias, self.stride, self.padding, output_padding, groups, self.dilation)
 
     def _extra(self, x: Tensor, output_size: Sequence[int], batched: bool) -> tuple[int, ...]:
         """The output_padding that gives `output_size`."""

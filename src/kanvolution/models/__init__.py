@@ -1,5 +1,6 @@
 """Models by name. Importing this package registers the models it ships."""
 
+from kanvolution.models.conversion import ConversionReport, LayerReport, convert
 from kanvolution.models.densenet import DenseNet
 from kanvolution.models.heads import HEADS, Matryoshka
 from kanvolution.models.kaconvnext import KAConvNeXt
@@ -21,10 +22,12 @@ __all__ = [
     "MODELS",
     "VGG",
     "Classifier",
+    "ConversionReport",
     "DenseNet",
     "FeatureInfo",
     "FeatureMaps",
     "KAConvNeXt",
+    "LayerReport",
     "Matryoshka",
     "Network",
     "ResNet",
@@ -32,6 +35,7 @@ __all__ = [
     "SimpleNet",
     "U2Net",
     "UNet",
+    "convert",
     "create_model",
     "from_pretrained",
     "list_models",

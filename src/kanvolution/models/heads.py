@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -124,21 +125,23 @@ def named_head(name: str, conv: ConvFactory, width: int | None = None, drop_rate
             "use head='linear' with a conv factory of your own"
         )
 
-    def layer(kind: str, features: int, outputs: int) -> list[nn.Module]:
-        if kind == "kan":
-            assert isinstance(conv, ConvSpec)
-            return [KANLinear(features, outputs, basis=conv.basis, **conv.options)]
-        return [Matryoshka(features, outputs) if kind == "matryoshka" else nn.Linear(features, outputs)]
+    return partial(_make, head, conv, width or head.width, drop_rate)  # no closure: networks are pickled
 
-    def make(features: int, num_classes: int) -> nn.Module:
-        modules: list[nn.Module] = []
-        for kind in head.hidden:
-            outputs = width or head.width
-            modules += layer(kind, features, outputs)
-            modules += [nn.ReLU()] if kind == "linear" else []
-            modules.append(nn.Dropout(drop_rate))
-            features = outputs
-        modules += layer(head.last, features, num_classes)
-        return modules[0] if len(modules) == 1 else nn.Sequential(*modules)
 
-    return make
+def _make(head: Head, conv: ConvFactory, width: int, drop_rate: float, features: int, num_classes: int) -> nn.Module:
+    """A head of `features` inputs, its hidden layers of `width`."""
+    modules: list[nn.Module] = []
+    for kind in head.hidden:
+        modules += _layer(kind, conv, features, width)
+        modules += [nn.ReLU()] if kind == "linear" else []
+        modules.append(nn.Dropout(drop_rate))
+        features = width
+    modules += _layer(head.last, conv, features, num_classes)
+    return modules[0] if len(modules) == 1 else nn.Sequential(*modules)
+
+
+def _layer(kind: str, conv: ConvFactory, features: int, outputs: int) -> list[nn.Module]:
+    if kind == "kan":
+        assert isinstance(conv, ConvSpec)
+        return [KANLinear(features, outputs, basis=conv.basis, **conv.options)]
+    return [Matryoshka(features, outputs) if kind == "matryoshka" else nn.Linear(features, outputs)]

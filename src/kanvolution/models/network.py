@@ -182,6 +182,8 @@ class FeatureMaps(HubMixin, nn.Module):
         self.network = network
         self.out_indices = tuple(index % count for index in chosen)
         self.feature_info = tuple(network.feature_info[index] for index in self.out_indices)
+        if hasattr(network, "config"):  # of a network that was loaded, say
+            self.config = {**network.config, "features_only": True, "out_indices": list(self.out_indices)}
 
     def forward(self, x: Tensor) -> list[Tensor]:
         maps = self.network.forward_stages(x)

@@ -61,8 +61,8 @@ def save_pretrained(
     checked that the config makes a network of the same weights.
 
     Args:
-        model: the network. One whose convolutions come from a factory of one's own is saved as well; loading it takes
-            `from_pretrained(..., conv=factory)`.
+        model: the network, also one that is compiled or wrapped for data-parallel training. One whose convolutions come
+            from a factory of one's own is saved as well; loading it takes `from_pretrained(..., conv=factory)`.
         folder: a new or empty folder; it is made.
         data: what the network was trained on, a `DataInfo`: with it `kanvolution predict` can use the folder.
         overwrite: replace what an earlier call wrote. A folder with anything else in it is never touched.
@@ -86,6 +86,7 @@ def save_pretrained(
     """
     folder = Path(folder).expanduser()
     _check_folder(folder, overwrite)
+    model = _unwrapped(model)
     config = model_config(model)
     if config is None:
         raise ValueError(
@@ -234,7 +235,7 @@ def load_saved(
     types = {value.dtype for value in state.values() if value.is_floating_point()}
     if len(types) == 1:
         model = model.to(types.pop())
-    load_weights(model, state, source=f"the weights of {str(path)!r}")
+    load_weights(model, state, source=repr(str(path)))
     return model.eval(), metadata
 
 
@@ -264,6 +265,14 @@ def make_network(config: Mapping[str, Any]) -> nn.Module:
     if "class" in arguments:
         return NETWORKS[arguments.pop("class")](**arguments)
     return create_model(**arguments)
+
+
+def _unwrapped(model: nn.Module) -> nn.Module:
+    """The network inside what torch.compile and data-parallel training put around it."""
+    if isinstance(model, nn.DataParallel | nn.parallel.DistributedDataParallel):
+        return _unwrapped(model.module)
+    inner = model._modules.get("_orig_mod")
+    return model if inner is None else _unwrapped(inner)
 
 
 def _check_folder(folder: Path, overwrite: bool) -> None:

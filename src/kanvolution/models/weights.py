@@ -65,7 +65,7 @@ def load_weights(model: nn.Module, weights: str | Path | Mapping[str, Tensor], s
     Args:
         model: any module.
         weights: a file (see `read_weights`), or a state dict.
-        source: what an error calls the weights; by default the file.
+        source: where the weights are from, for errors; by default the file.
 
     Raises:
         ValueError: keys are missing or unexpected, or shapes differ; their numbers and the first of them are listed.
@@ -91,7 +91,7 @@ def load_weights(model: nn.Module, weights: str | Path | Mapping[str, Tensor], s
     problems = {"Missing": missing, "Unexpected": unexpected, "Of another shape": misshapen}
     if any(problems.values()):
         words = " ".join(f"{what}: {_some(names)}." for what, names in problems.items() if names)
-        raise ValueError(f"{source or 'the weights'} do not fit the model. {words}")
+        raise ValueError(f"the weights{f' of {source}' if source else ''} do not fit the model. {words}")
     model.load_state_dict(weights)
 
 

@@ -14,7 +14,7 @@ def chebyshev(x: Tensor, degree: int) -> Planes:
     previous, current = x, torch.ones_like(x)
     for _ in range(degree + 1):
         yield current
-        previous, current = current, 2 * x * current - previous
+        previous, current = current, torch.addcmul(-previous, x, current, value=2)
 
 
 @chebyshev.derivative
@@ -24,4 +24,4 @@ def chebyshev_derivative(x: Tensor, degree: int) -> Slopes:
     yield None
     for k in range(1, degree + 1):
         yield k * current
-        previous, current = current, 2 * x * current - previous
+        previous, current = current, torch.addcmul(-previous, x, current, value=2)

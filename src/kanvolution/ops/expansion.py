@@ -11,8 +11,10 @@ and, for a backward in closed form, its derivatives (or, where tensors are learn
     def _(x: Tensor, degree: int) -> Slopes: ...
 
 From these `Expansion` defines the operator `kanvolution::legendre`, which maps x [N, C, *S] to [N, C, K, *S], saves x
-alone, and computes the whole pair (input map and base function included) again in backward. Without a derivative the
-family still works: it is composed of ordinary torch operators.
+alone, and computes the whole pair (input map and base function included) again in backward; and the operator
+`kanvolution::legendre_convolution`, the same with a convolution behind it, which saves x and the weight, and computes
+the expansion again for the gradient of the weight. Without a derivative the family still works: it is composed of
+ordinary torch operators.
 """
 
 from __future__ import annotations
@@ -21,52 +23,41 @@ import functools
 import inspect
 import re
 import typing
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from kanvolution.ops.backends import resolve_backend
+from kanvolution.ops.convolution import CONVOLUTION_SCHEMA, Contraction, Convolution
+from kanvolution.ops.evaluation import (
+    Call,
+    Planes,
+    TensorGradient,
+    channelwise,
+    conform,
+    empty_expansion,
+    evaluate,
+    evaluate_gradients,
+    gradients,
+    laid_out,
+    memory_format,
+    stack,
+    sum_like,
+    working_dtype,
+)
+from kanvolution.ops.flops import enter_operator
 from kanvolution.ops.pointwise import POINTWISE
 from kanvolution.registry import unknown_name
 from kanvolution.tracing import is_exporting, is_transforming
 
-Planes = Iterable[Tensor]
-"""One tensor of x's shape for each function."""
+__all__ = ["Expansion", "Planes", "Slopes", "TensorGradient", "channelwise", "expansion", "sum_like", "working_dtype"]
 
 Slopes = Iterable[Tensor | None]
 """One tensor for each derivative; None stands for a derivative that is zero everywhere."""
 
 _SCALARS = {int: "int", float: "float", bool: "bool", str: "str"}
-
-
-def working_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The precision functions are computed in: float32 for the 16-bit types, else the input's own."""
-    return torch.promote_types(dtype, torch.float32)
-
-
-def empty_expansion(x: Tensor, size: int, dtype: torch.dtype) -> Tensor:
-    """An uninitialised [N, C, K, *S] tensor whose flattening to [N, C*K, *S] has the memory format of x."""
-    batch, channels, *space = x.shape
-    if _is_channels_last(x):
-        last = x.ndim
-        order = (0, last - 1, last, *range(1, last - 1))
-        return torch.empty((batch, *space, channels, size), dtype=dtype, device=x.device).permute(order)
-    return torch.empty((batch, channels, size, *space), dtype=dtype, device=x.device)
-
-
-def _is_channels_last(x: Tensor) -> bool:
-    formats = {4: torch.channels_last, 5: torch.channels_last_3d}
-    return x.ndim in formats and not x.is_contiguous() and x.is_contiguous(memory_format=formats[x.ndim])
-
-
-def _laid_out_like(value: Tensor, x: Tensor) -> Tensor:
-    """`value` with the dtype and strides that torch.empty_like(x) has, as the fake kernel promises."""
-    like = torch.empty_like(x)
-    if value.dtype == like.dtype and value.stride() == like.stride():
-        return value
-    # A differentiable backward must not write into `like`; strides matter to the compiled one only.
-    return value.to(x.dtype) if torch.is_grad_enabled() else like.copy_(value)
 
 
 class Expansion:
@@ -85,14 +76,18 @@ class Expansion:
         dtype: dtype of the result; x's own by default (an autocast caller names the lower precision).
         mix: tensor [C, R, K] or [1, R, K] of learned combinations: the result is then
             sum_k mix[c, r, k] E[n, c, k], computed without ever holding E.
+        base_input: tensor of x's shape that the base function sees in place of x.
+        backend: name of one of `ops.BACKENDS`: what evaluates the functions.
+        into: a `Contraction`: the result is then the convolution of E, and neither forward nor backward keep E.
 
     Returns:
         Tensor [N, C, K, *S], K counting the base function, or [N, C, R, *S] with `mix`; flattening dimensions 1 and 2
-        is a view.
+        is a view. With `into`: what its convolution gives, [N, O, *S'].
 
     Raises:
-        TypeError: x is not floating point, or the arguments do not match the family's.
-        ValueError: input_map or base is unknown, or x has fewer than two dimensions.
+        TypeError: x is not floating point, the arguments do not match the family's, or the weight of `into` has
+            another dtype than the expansion and autocast is off.
+        ValueError: input_map, base or backend is unknown, or x has fewer than two dimensions.
     """
 
     def __init__(self, values: Callable[..., Planes]) -> None:
@@ -111,52 +106,44 @@ class Expansion:
         self.argument_names = tuple(names)
         self.num_tensors = sum(hints[name] is Tensor for name in names)
         assert all(hints[name] is Tensor for name in names[: self.num_tensors]), "tensors come before scalars"
-        kinds = ["Tensor" if hints[name] is Tensor else _SCALARS[hints[name]] for name in names]
-        self._schema = "".join(f", {kind} {name}" for kind, name in zip(kinds, names, strict=True))
+        self._scalar_schema = "".join(f", {_SCALARS[hints[name]]} {name}" for name in names[self.num_tensors :])
         self._defaults = {
             p.name: p.default for p in inspect.signature(values).parameters.values() if p.default is not p.empty
         }
         self._count = functools.lru_cache(maxsize=None)(self._count_planes)
-        self._vjp: Callable[..., tuple[Tensor, ...]] | None = None
-        self._op: Callable[..., Tensor] | None = None
-        self._backward_op: Callable[..., list[Tensor]] | None = None
+        self.gradient: Callable[..., tuple[Any, ...]] | None = None
+        self._expand: _Operator | None = None
+        self._convolve: _Operator | None = None
 
     # ------------------------------------------------------------------------------------------- definition
 
     def derivative(self, derivatives: Callable[..., Slopes]) -> Callable[..., Slopes]:
-        """Decorator: `derivatives` yields dB_k/dx for each k (None where it is zero); defines the operator."""
+        """Decorator: `derivatives` yields dB_k/dx for each k (None where it is zero); defines the operators."""
         assert self.num_tensors == 0, "a family with tensor arguments gives a vjp"
 
-        def vjp(x: Tensor, grads: list[Tensor], *args: Any) -> tuple[Tensor, ...]:
-            total = torch.zeros_like(x)
+        def vjp(x: Tensor, grads: list[Tensor], *args: Any) -> tuple[Tensor]:
+            total = None
             for grad, slope in zip(grads, derivatives(x, *args), strict=True):
                 if slope is not None:
-                    total = total + grad * slope
-            return (total,)
+                    total = grad * slope if total is None else torch.addcmul(total, grad, slope)
+            return (torch.zeros_like(x) if total is None else total,)
 
         self._define(vjp)
         return derivatives
 
-    def vjp(self, vjp: Callable[..., tuple[Tensor, ...]]) -> Callable[..., tuple[Tensor, ...]]:
-        """Decorator: `vjp(x, grads, *args)` returns the gradients of x and of each tensor argument."""
+    def vjp(self, vjp: Callable[..., tuple[Any, ...]]) -> Callable[..., tuple[Any, ...]]:
+        """Decorator: `vjp(x, grads, *args)` returns the gradients of x and of each tensor argument.
+
+        Those of tensors may be functions without arguments, which are called where the gradient is wanted.
+        """
         self._define(vjp)
         return vjp
 
-    def _define(self, vjp: Callable[..., tuple[Tensor, ...]]) -> None:
-        self._vjp = vjp
+    def _define(self, vjp: Callable[..., tuple[Any, ...]]) -> None:
+        self.gradient = vjp
         name = _operator_name(self.values)
-        schema = f"(Tensor x, Tensor? mix{self._schema}, str input_map, str? base, ScalarType dtype) -> Tensor"
-        op = torch.library.custom_op(f"kanvolution::{name}", self._forward, mutates_args=(), schema=schema)
-        op.register_fake(self._fake_forward)
-        op.register_autograd(self._autograd_backward, setup_context=self._setup_context)
-        schema = (
-            f"(Tensor grad, Tensor x, Tensor? mix{self._schema}, str input_map, str? base, bool tensors) -> Tensor[]"
-        )
-        backward = torch.library.custom_op(
-            f"kanvolution::{name}_backward", self._backward, mutates_args=(), schema=schema
-        )
-        backward.register_fake(self._fake_backward)
-        self._op, self._backward_op = op, backward
+        self._expand = _Operator(self, name, convolves=False)
+        self._convolve = _Operator(self, f"{name}_convolution", convolves=True)
 
     # ------------------------------------------------------------------------------------------------ calls
 
@@ -168,6 +155,9 @@ class Expansion:
         base: str | None = None,
         dtype: torch.dtype | None = None,
         mix: Tensor | None = None,
+        base_input: Tensor | None = None,
+        backend: str = "auto",
+        into: Contraction | None = None,
         **kwargs: Any,
     ) -> Tensor:
         if not x.is_floating_point():
@@ -178,10 +168,25 @@ class Expansion:
             if name is not None and name not in POINTWISE:
                 raise ValueError(unknown_name(kind, name, POINTWISE))
         args = self._arguments(args, kwargs)
+        tensors, scalars = args[: self.num_tensors], args[self.num_tensors :]
+        call = Call(
+            x,
+            None if base is None else base_input,
+            mix,
+            tensors,
+            scalars,
+            input_map,
+            base,
+            dtype or x.dtype,
+            resolve_backend(backend, x.device),
+        )
+        if into is not None:
+            _check_dtypes(into, call)
         # Exported programs are made of ATen operators alone, so that they run and translate without this package.
-        if self._op is None or is_exporting() or is_transforming():
-            return self.plain(x, *args, input_map=input_map, base=base, dtype=dtype, mix=mix)
-        return self._op(x, mix, *args, input_map, base, dtype or x.dtype)
+        if self._expand is None or self._convolve is None or is_exporting() or is_transforming():
+            expanded = stack(self.values, call)
+            return expanded if into is None else into(expanded.flatten(1, 2))
+        return self._expand(call) if into is None else self._convolve(call, into)
 
     def plain(
         self,
@@ -193,14 +198,9 @@ class Expansion:
         mix: Tensor | None = None,
     ) -> Tensor:
         """The same result from ordinary torch operators: differentiable to any order, saving what autograd saves."""
-        planes = list(self._planes(x, args, input_map, base))
-        if mix is not None:
-            planes = _combine(planes, mix.to(planes[0].dtype))
-        if _is_channels_last(x):
-            stacked = torch.stack([plane.movedim(1, -1) for plane in planes], dim=-1).movedim((-2, -1), (1, 2))
-        else:
-            stacked = torch.stack(planes, dim=2)
-        return stacked.to(dtype or x.dtype)
+        tensors, scalars = args[: self.num_tensors], args[self.num_tensors :]
+        call = Call(x, None, mix, tensors, scalars, input_map, base, dtype or x.dtype, "eager")
+        return stack(self.values, call)
 
     def _arguments(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
         missing = self.argument_names[len(args) :]
@@ -209,40 +209,9 @@ class Expansion:
             signature = ", ".join(("x", *self.argument_names))
             raise TypeError(
                 f"{self.name}({signature}) got {len(args)} arguments after x and the names {sorted(kwargs)}; "
-                "give each argument once, and input_map, base, dtype and mix by name"
+                "give each argument once, and input_map, base, dtype, mix, base_input, backend and into by name"
             )
         return (*args, *(kwargs[name] for name in missing))
-
-    def _planes(self, x: Tensor, args: tuple[Any, ...], input_map: str, base: str | None) -> Iterator[Tensor]:
-        work, args = self._at_working_precision(x, args)
-        if base is not None:
-            yield POINTWISE[base].value(work)
-        yield from self.values(POINTWISE[input_map].value(work), *args)
-
-    def _at_working_precision(self, x: Tensor, args: tuple[Any, ...]) -> tuple[Tensor, tuple[Any, ...]]:
-        dtype = working_dtype(x.dtype)
-        tensors, scalars = args[: self.num_tensors], args[self.num_tensors :]
-        return x.to(dtype), (*(t.to(dtype) for t in tensors), *scalars)
-
-    # ------------------------------------------------------------------------- the operator and its backward
-
-    def _forward(self, x: Tensor, mix: Tensor | None, *args: Any) -> Tensor:
-        *family_args, input_map, base, dtype = args
-        planes: Iterable[Tensor] = self._planes(x, tuple(family_args), input_map, base)
-        if mix is not None:
-            planes = _combine(planes, mix.to(working_dtype(x.dtype)))
-        # One plane at a time: a family that yields never has all of them in memory beside the result.
-        out = empty_expansion(x, self._result_size(mix, family_args, base), dtype)
-        for k, plane in enumerate(planes):
-            out[:, :, k] = plane
-        return out
-
-    def _fake_forward(self, x: Tensor, mix: Tensor | None, *args: Any) -> Tensor:
-        *family_args, _, base, dtype = args
-        return empty_expansion(x, self._result_size(mix, family_args, base), dtype)
-
-    def _result_size(self, mix: Tensor | None, family_args: Sequence[Any], base: str | None) -> int:
-        return self.size(*family_args) + int(base is not None) if mix is None else mix.shape[1]
 
     def size(self, *args: Any) -> int:
         """The number of functions for these arguments, base function not counted."""
@@ -254,77 +223,183 @@ class Expansion:
     def _count_planes(self, *scalars: Any) -> int:
         return sum(1 for _ in self.values(torch.empty((0, 1), device="cpu"), *scalars))
 
+    def _result_size(self, call: Call) -> int:
+        if call.mix is not None:
+            return call.mix.shape[1]
+        return self.size(*call.tensors, *call.scalars) + int(call.base is not None)
+
+
+class _Operator:
+    """A family as an operator of torch.library, alone or with a convolution behind it, and its backward as another.
+
+    Forward saves the tensors it is given and nothing else. Backward computes the expansion again, for the gradient of
+    the weight, and lets go of it.
+    """
+
+    def __init__(self, family: Expansion, name: str, convolves: bool) -> None:
+        self.family = family
+        self.convolves = convolves
+        tensors = "".join(f", Tensor {name}" for name in family.argument_names[: family.num_tensors])
+        weight = "Tensor weight, Tensor? bias, " if convolves else ""
+        scalars = f"{family._scalar_schema}, str input_map, str? base, ScalarType dtype, str backend"
+        schema = f"{weight}Tensor x, Tensor? base_input, Tensor? mix{tensors}{scalars}"
+        if convolves:
+            schema += f", {CONVOLUTION_SCHEMA}"
+        forward = torch.library.custom_op(
+            f"kanvolution::{name}", self._forward, mutates_args=(), schema=f"({schema}) -> Tensor"
+        )
+        forward.register_fake(self._fake_forward)
+        forward.register_autograd(self._autograd_backward, setup_context=self._setup_context)
+        backward = torch.library.custom_op(
+            f"kanvolution::{name}_backward",
+            self._backward,
+            mutates_args=(),
+            schema=f"(Tensor grad, bool[] wanted, {schema}) -> Tensor[]",
+        )
+        backward.register_fake(self._fake_backward)
+        self.forward, self.backward = forward, backward
+        if convolves:
+            enter_operator(name, weight=0, x=2)
+
+    def __call__(self, call: Call, into: Contraction | None = None) -> Tensor:
+        return self.forward(*self.pack(call, into))
+
+    def pack(self, call: Call, into: Contraction | None) -> tuple[Any, ...]:
+        """The arguments of the operator."""
+        options = (*call.scalars, call.input_map, call.base, call.dtype, call.backend)
+        arguments = (call.x, call.base_input, call.mix, *call.tensors, *options)
+        if into is None:
+            return arguments
+        return (into.weight, into.bias, *arguments, *into.convolution.arguments())
+
+    def unpack(self, arguments: tuple[Any, ...]) -> tuple[Call, Contraction | None]:
+        """The inverse of `pack`."""
+        into = None
+        if self.convolves:
+            weight, bias, *rest = arguments
+            rest, layout = rest[:-7], rest[-7:]
+            convolution = Convolution.from_arguments(layout)
+            into = Contraction(convolution, weight, bias)
+            arguments = tuple(rest)
+        x, base_input, mix, *rest = arguments
+        *rest, input_map, base, dtype, backend = rest
+        tensors, scalars = tuple(rest[: self.family.num_tensors]), tuple(rest[self.family.num_tensors :])
+        return Call(x, base_input, mix, tensors, scalars, input_map, base, dtype, backend), into
+
+    def _forward(self, *arguments: Any) -> Tensor:
+        call, into = self.unpack(arguments)
+        if into is None:
+            return evaluate(self.family.values, call, self.family._result_size(call))
+        convolution, weight, bias = _at(into, call.dtype)
+        expanded = self._expand(_laid_out(call, self.family._result_size(call), weight))
+        return convolution(expanded, weight, bias).contiguous(memory_format=memory_format(call.x))
+
+    def _expand(self, call: Call) -> Tensor:
+        return evaluate(self.family.values, call, self.family._result_size(call)).flatten(1, 2)
+
+    def _fake_forward(self, *arguments: Any) -> Tensor:
+        call, into = self.unpack(arguments)
+        expanded = empty_expansion(call.x, self.family._result_size(call), call.dtype)
+        if into is None:
+            return expanded
+        y = _at(into, call.dtype)(expanded.flatten(1, 2))
+        return torch.empty_like(y, memory_format=memory_format(call.x))
+
     def _setup_context(self, ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        x, mix, *args, input_map, base, _ = inputs
-        ctx.save_for_backward(x, mix, *args[: self.num_tensors])
-        ctx.options = (tuple(args[self.num_tensors :]), input_map, base)
+        call, into = self.unpack(inputs)
+        ctx.with_bias = into is not None and into.bias is not None
+        ctx.save_for_backward(*([] if into is None else [into.weight]), *call.differentiable())
+        # What is saved above is left out here; only whether it is there matters.
+        ctx.present = [isinstance(value, Tensor) for value in inputs]
+        ctx.options = [None if isinstance(value, Tensor) else value for value in inputs]
 
     def _autograd_backward(self, ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        x, mix, *tensors = ctx.saved_tensors
-        scalars, input_map, base = ctx.options
-        wanted = any(ctx.needs_input_grad[2 : 2 + self.num_tensors])
-        backward = self._backward
-        if not torch.is_grad_enabled():  # else a graph of this backward is asked for, and plain operators give one
-            assert self._backward_op is not None
-            backward = self._backward_op
-        grad_x, *rest = backward(grad, x, mix, *tensors, *scalars, input_map, base, wanted)
-        grad_mix = None if mix is None else rest.pop(0)
-        tensor_grads = rest if wanted else [None] * self.num_tensors
-        return (grad_x, grad_mix, *tensor_grads, *(None for _ in scalars), None, None, None)
-
-    def _backward(self, grad: Tensor, x: Tensor, mix: Tensor | None, *args: Any) -> list[Tensor]:
-        """Gradients of x, of mix if there is one, and of the family's tensors if they are `wanted`."""
-        *family_args, input_map, base, wanted = args
-        assert self._vjp is not None
-        tensors = family_args[: self.num_tensors]
-        work, family_args = self._at_working_precision(x, tuple(family_args))
-        grads = [plane.to(work.dtype) for plane in grad.unbind(2)]
-        grad_mix: list[Tensor] = []
-        if mix is not None:
-            wide = mix.to(work.dtype)
-            planes = self._planes(x, tuple(family_args), input_map, base)
-            grad_mix.append(_combination_gradient(grads, planes, wide).to(mix.dtype))
-            grads = _combine(grads, wide.transpose(1, 2))
-        mapping = POINTWISE[input_map]
-        mapped = mapping.value(work)
-        base_grad = None if base is None else grads.pop(0)
-        grad_mapped, *grad_tensors = self._vjp(mapped, grads, *family_args)
-        total = grad_mapped if input_map == "identity" else grad_mapped * mapping.derivative(work, mapped)
-        if base is not None and base_grad is not None:
-            function = POINTWISE[base]
-            total = total + base_grad * function.derivative(work, function.value(work))
-        result = [_laid_out_like(total, x), *grad_mix]
-        if wanted:
-            result.extend(g.to(t.dtype) for g, t in zip(grad_tensors, tensors, strict=True))
-        return result
-
-    def _fake_backward(self, grad: Tensor, x: Tensor, mix: Tensor | None, *args: Any) -> list[Tensor]:
-        wanted = args[-1]
-        tensors = args[: self.num_tensors] if wanted else ()
-        return [torch.empty_like(t) for t in (x, *(() if mix is None else (mix,)), *tensors)]
-
-
-def _combine(planes: Iterable[Tensor], mix: Tensor) -> list[Tensor]:
-    """The R planes sum_k mix[c, r, k] plane_k, one plane at a time."""
-    totals: list[Tensor] = []
-    for k, plane in enumerate(planes):
-        columns = channelwise(mix[:, :, k], plane)
-        if k == 0:
-            totals = [plane * column for column in columns]
+        saved = iter(ctx.saved_tensors)
+        arguments = list(ctx.options)
+        for i, present in enumerate(ctx.present):
+            if present and not (self.convolves and i == 1):  # the bias
+                arguments[i] = next(saved)
+        wanted = [p and n for p, n in zip(ctx.present, ctx.needs_input_grad, strict=True)]
+        if torch.is_grad_enabled():  # a graph of this backward is asked for, and plain operators give one
+            found = self._plain_backward(grad, wanted, *arguments)
         else:
-            totals = [torch.addcmul(total, plane, column) for total, column in zip(totals, columns, strict=True)]
-    return totals
+            found = self.backward(grad, wanted, *arguments)
+        rest = iter(found)
+        return tuple(next(rest) if want else None for want in wanted)
+
+    def _split(self, wanted: list[bool], call: Call) -> tuple[tuple[bool, bool], tuple[bool, ...]]:
+        """Which gradients of weight and bias, and of `call.differentiable()`, are wanted."""
+        flags = list(wanted)
+        contraction = (flags.pop(0), flags.pop(0)) if self.convolves else (False, False)
+        slots = (call.x, call.base_input, call.mix, *call.tensors)
+        return contraction, tuple(f for f, t in zip(flags, slots, strict=False) if t is not None)
+
+    def _backward(self, grad: Tensor, wanted: list[bool], *arguments: Any) -> list[Tensor]:
+        call, into = self.unpack(arguments)
+        values, vjp = self.family.values, self.family.gradient
+        assert vjp is not None
+        outer, inner = self._split(wanted, call)
+        if into is None:
+            return evaluate_gradients(values, vjp, call, grad, inner)
+        convolution, weight, _ = _at(into, call.dtype)
+        inside = _laid_out(call, self.family._result_size(call), weight)
+        grad = grad.contiguous(memory_format=memory_format(inside.x))
+        size = self.family._result_size(call)
+        # Without a gradient of the weight, the sizes of the expansion alone are needed.
+        expanded = self._expand(inside) if outer[0] else empty_expansion(inside.x, size, call.dtype).flatten(1, 2)
+        found = convolution.gradients(grad, expanded, weight, (any(inner), *outer))
+        del expanded
+        grad_expanded, grad_weight, grad_bias = found
+        results = [g.to(into.weight.dtype).contiguous() for g in (grad_weight, grad_bias) if g is not None]
+        if grad_expanded is not None:
+            unflattened = grad_expanded.unflatten(1, (call.x.shape[1], size))
+            targets = [t for t, want in zip(call.differentiable(), inner, strict=True) if want]
+            for value, target in zip(evaluate_gradients(values, vjp, inside, unflattened, inner), targets, strict=True):
+                results.append(conform(value, target))
+        return results
+
+    def _fake_backward(self, grad: Tensor, wanted: list[bool], *arguments: Any) -> list[Tensor]:
+        call, into = self.unpack(arguments)
+        outer, inner = self._split(wanted, call)
+        results = []
+        if into is not None:
+            weight, outputs = into.weight, into.weight.shape[:1]
+            results += [weight.new_empty(s) for s, want in zip((weight.shape, outputs), outer, strict=True) if want]
+        return results + [torch.empty_like(t) for t, want in zip(call.differentiable(), inner, strict=True) if want]
+
+    def _plain_backward(self, grad: Tensor, wanted: list[bool], *arguments: Any) -> list[Tensor]:
+        call, into = self.unpack(arguments)
+        values, vjp = self.family.values, self.family.gradient
+        assert vjp is not None
+        outer, inner = self._split(wanted, call)
+        results: list[Tensor] = []
+        if into is not None:
+            convolution, weight, _ = _at(into, call.dtype)
+            expanded = stack(values, call)
+            found = convolution.gradients(grad, expanded.flatten(1, 2), weight, (any(inner), *outer))
+            results = [g.to(into.weight.dtype) for g in found[1:] if g is not None]
+            if found[0] is None:
+                return results
+            grad = found[0].unflatten(1, expanded.shape[1:3])
+        return results + gradients(values, vjp, call, grad, inner)
 
 
-def _combination_gradient(grads: list[Tensor], planes: Iterable[Tensor], mix: Tensor) -> Tensor:
-    """d/d mix[c, r, k] = sum over batch and space of grad_r plane_k (and over c, where all channels share mix)."""
-    columns = [torch.stack([_channel_sums(grad * plane) for grad in grads], dim=1) for plane in planes]
-    full = torch.stack(columns, dim=2)
-    return full if mix.shape[0] == full.shape[0] else full.sum(dim=0, keepdim=True)
+def _check_dtypes(into: Contraction, call: Call) -> None:
+    if into.weight.dtype != call.dtype and not torch.is_autocast_enabled(call.x.device.type):
+        raise TypeError(
+            f"input ({call.dtype}) and weight ({into.weight.dtype}) must have the same dtype; "
+            "convert the layer, e.g. layer.to(x.dtype), or the input"
+        )
 
 
-def _channel_sums(plane: Tensor) -> Tensor:
-    return plane.sum(dim=(0, *range(2, plane.ndim)))
+def _at(into: Contraction, dtype: torch.dtype) -> Contraction:
+    bias = None if into.bias is None else into.bias.to(dtype)
+    return Contraction(into.convolution, into.weight.to(dtype), bias)
+
+
+def _laid_out(call: Call, size: int, weight: Tensor) -> Call:
+    base_input = None if call.base_input is None else laid_out(call.base_input, size, weight)
+    return call._replace(x=laid_out(call.x, size, weight), base_input=base_input)
 
 
 _operator_names: set[str] = set()
@@ -340,11 +415,15 @@ def _operator_name(function: Callable[..., Any]) -> str:
     stem = function.__name__ if own else f"{function.__module__}_{function.__name__}"
     stem = re.sub(r"\W", "_", stem)
     name, count = stem, 1
-    while name in _operator_names:
+    while not _operator_names.isdisjoint(_names_of(name)):
         count += 1
         name = f"{stem}_{count}"
-    _operator_names.update((name, f"{name}_backward"))
+    _operator_names.update(_names_of(name))
     return name
+
+
+def _names_of(family: str) -> list[str]:
+    return [family, *(f"{family}_{part}" for part in ("backward", "convolution", "convolution_backward"))]
 
 
 def expansion(values: Callable[..., Planes]) -> Expansion:
@@ -360,18 +439,3 @@ def expansion(values: Callable[..., Planes]) -> Expansion:
         torch.Size([2, 3, 6, 8])
     """
     return Expansion(values)
-
-
-def channelwise(parameter: Tensor, x: Tensor) -> list[Tensor]:
-    """The K columns of a [K] or [C, K] parameter, each shaped to broadcast against x [N, C, *S]."""
-    columns = parameter.unbind(-1)
-    if parameter.ndim == 1:
-        return list(columns)
-    return [column.view(-1, *(1,) * (x.ndim - 2)) for column in columns]
-
-
-def sum_like(columns: list[Tensor], parameter: Tensor) -> Tensor:
-    """The gradient of a [K] or [C, K] parameter from K planes [N, C, *S]: summed over what was broadcast."""
-    if parameter.ndim == 1:
-        return torch.stack([plane.sum() for plane in columns])
-    return torch.stack([_channel_sums(plane) for plane in columns], dim=-1)

@@ -45,12 +45,12 @@ def gram_vjp(x: Tensor, grads: list[Tensor], beta: Tensor) -> tuple[Tensor, Tens
     adjoint, above, above_two = None, None, None
     for k in range(degree, 0, -1):
         s = torch.sigmoid(values[k])
-        adjoint = grads[k] * (s + values[k] * s * (1 - s))
+        adjoint = grads[k] * torch.addcmul(s, values[k] * s, 1 - s)
         if above is not None:
-            adjoint = adjoint + x * above
+            adjoint = torch.addcmul(adjoint, x, above)
         if above_two is not None:
-            adjoint = adjoint - coefficients[k + 1] * above_two
-        grad_x = grad_x + adjoint * values[k - 1]
+            adjoint = torch.addcmul(adjoint, above_two, coefficients[k + 1], value=-1)
+        grad_x = torch.addcmul(grad_x, adjoint, values[k - 1])
         if k >= 2:
             grad_beta[k - 1] = -(adjoint * values[k - 2]).sum()
         above, above_two = adjoint, above
@@ -62,4 +62,4 @@ def _recurrence(x: Tensor, beta: Tensor) -> Planes:
     for k, coefficient in enumerate(beta.unbind()):
         yield value
         # beta_0 is not part of the recurrence: G_1 = x.
-        before, value = value, x * value - coefficient * before if k else x
+        before, value = value, torch.addcmul(x * value, before, coefficient, value=-1) if k else x

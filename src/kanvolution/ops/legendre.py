@@ -14,7 +14,8 @@ def legendre(x: Tensor, degree: int) -> Planes:
     previous, current = torch.zeros_like(x), torch.ones_like(x)
     for k in range(degree + 1):
         yield current
-        previous, current = current, ((2 * k + 1) * x * current - k * previous) / (k + 1)
+        following = torch.addcmul(previous * (-k / (k + 1)), x, current, value=(2 * k + 1) / (k + 1))
+        previous, current = current, following
 
 
 @legendre.derivative
@@ -23,4 +24,4 @@ def legendre_derivative(x: Tensor, degree: int) -> Slopes:
     before, slope = torch.zeros_like(x), torch.zeros_like(x)
     for k, value in enumerate(legendre.values(x, degree)):
         yield slope
-        before, slope = slope, before + (2 * k + 1) * value
+        before, slope = slope, torch.add(before, value, alpha=2 * k + 1)

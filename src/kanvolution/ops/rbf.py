@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from kanvolution.ops.expansion import Planes, channelwise, expansion, sum_like
+from kanvolution.ops.expansion import Planes, TensorGradient, channelwise, expansion, sum_like
 
 
 @expansion
@@ -18,10 +18,10 @@ def rbf(x: Tensor, centers: Tensor, width: float) -> Planes:
 
 
 @rbf.vjp
-def rbf_vjp(x: Tensor, grads: list[Tensor], centers: Tensor, width: float) -> tuple[Tensor, Tensor]:
+def rbf_vjp(x: Tensor, grads: list[Tensor], centers: Tensor, width: float) -> tuple[Tensor, TensorGradient]:
     """dB/dx = -2 (x - c) / width^2 B = -dB/dc."""
     slopes = []
     for grad, center in zip(grads, channelwise(centers, x), strict=True):
         u = (x - center) / width
         slopes.append(grad * (-2 / width) * u * torch.exp(-u * u))
-    return sum(slopes, torch.zeros_like(x)), sum_like([-slope for slope in slopes], centers)
+    return sum(slopes, torch.zeros_like(x)), lambda: sum_like((-slope for slope in slopes), centers)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from kanvolution.ops.expansion import Planes, channelwise, expansion, sum_like
+from kanvolution.ops.expansion import Planes, TensorGradient, channelwise, expansion, sum_like
 
 
 @expansion
@@ -24,7 +24,7 @@ def relu_bumps(x: Tensor, low: Tensor, high: Tensor, width: float) -> Planes:
 @relu_bumps.vjp
 def relu_bumps_vjp(
     x: Tensor, grads: list[Tensor], low: Tensor, high: Tensor, width: float
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, TensorGradient, TensorGradient]:
     """With l = relu(x - low), r = relu(high - x), s = 4/width^2: dB/dlow = -2 s^2 l r^2, dB/dhigh = 2 s^2 l^2 r.
 
     dB/dx is the negative of their sum, since a bump moves with its edges.
@@ -39,7 +39,7 @@ def relu_bumps_vjp(
     total = torch.zeros_like(x)
     for plane in (*grads_low, *grads_high):
         total = total - plane
-    return total, sum_like(grads_low, low), sum_like(grads_high, high)
+    return total, lambda: sum_like(grads_low, low), lambda: sum_like(grads_high, high)
 
 
 def _edges(low: Tensor, high: Tensor, x: Tensor) -> list[tuple[Tensor, Tensor]]:

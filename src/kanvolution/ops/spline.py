@@ -45,9 +45,10 @@ def _cardinal(u: Tensor, order: int) -> Tensor:
     if order == 0:
         return ((u >= 0) & (u < 1)).to(u.dtype)
     half = 0.5 * (order + 1)
-    folded = half - (u - half).abs()
-    total = torch.zeros_like(u)
-    for j in range(math.floor(half) + 1):
+    rising = (half - (u - half).abs()).clamp_min(0)
+    total = rising**order / math.factorial(order)
+    for j in range(1, math.ceil(half)):  # the terms with j >= half are zero
         factor = (-1) ** j * math.comb(order + 1, j) / math.factorial(order)
-        total = total + factor * (folded - j).clamp_min(0) ** order
+        rising = (rising - 1).clamp_min(0)  # (u - j)_+
+        total = torch.add(total, rising**order, alpha=factor)
     return total

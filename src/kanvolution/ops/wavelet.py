@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from kanvolution.ops.expansion import Planes, channelwise, expansion, sum_like
+from kanvolution.ops.expansion import Planes, TensorGradient, channelwise, expansion, sum_like
 from kanvolution.ops.pointwise import Pointwise
 
 _MORLET_FREQUENCY = 5.0
@@ -92,15 +92,19 @@ def wavelet(x: Tensor, scale: Tensor, translation: Tensor, kind: str) -> Planes:
 @wavelet.vjp
 def wavelet_vjp(
     x: Tensor, grads: list[Tensor], scale: Tensor, translation: Tensor, kind: str
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, TensorGradient, TensorGradient]:
     """With u = (x - t)/s: dB/dx = psi'(u)/s, dB/dt = -psi'(u)/s, dB/ds = -u psi'(u)/s."""
     psi = WAVELETS[kind]
     total = torch.zeros_like(x)
-    grads_scale, grads_translation = [], []
+    positions, slopes = [], []
     for grad, s, t in zip(grads, channelwise(scale, x), channelwise(translation, x), strict=True):
         u = (x - t) / s
-        common = grad * psi.derivative(u, psi.value(u)) / s
-        total = total + common
-        grads_translation.append(-common)
-        grads_scale.append(-u * common)
-    return total, sum_like(grads_scale, scale), sum_like(grads_translation, translation)
+        slope = grad * psi.derivative(u, psi.value(u)) / s
+        total = total + slope
+        positions.append(u)
+        slopes.append(slope)
+    return (
+        total,
+        lambda: sum_like((-u * slope for u, slope in zip(positions, slopes, strict=True)), scale),
+        lambda: sum_like((-slope for slope in slopes), translation),
+    )

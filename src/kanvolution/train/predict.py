@@ -57,9 +57,12 @@ def predict(
         One prediction for each image, in order.
 
     Raises:
-        ValueError: an image that cannot be read (the file is named) or has other channels, or no run there.
+        ValueError: an image that cannot be read (the file is named) or has other channels, no run there, or
+            one that segments.
     """
     run = run if isinstance(run, Run) else load_run(run)
+    if run.info.targets != "labels":
+        raise ValueError(f"the run in {str(run.path)!r} gives a class to every pixel; predict is for classes of images")
     integer_at_least("top", top, 1)
     integer_at_least("batch_size", batch_size, 1)
     if not images:
@@ -79,9 +82,9 @@ def predict(
 
 def _prepare(image: Any, info: DataInfo) -> Tensor:
     if isinstance(image, (str, Path)):
-        return load_image(image, info.in_chans, info.image_size)
+        return load_image(image, info.in_chans, info.image_size, info.crop_share)
     if not isinstance(image, Tensor):
-        return fit_image(image_tensor(image, info.in_chans), info.image_size)
+        return fit_image(image_tensor(image, info.in_chans), info.image_size, info.crop_share)
     if image.ndim != 3 or image.shape[0] != info.in_chans:
         raise ValueError(f"image (shape {tuple(image.shape)}) must be [{info.in_chans}, H, W] for this run")
-    return fit_image(image, info.image_size)
+    return fit_image(image, info.image_size, info.crop_share)

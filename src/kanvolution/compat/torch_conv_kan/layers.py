@@ -78,9 +78,7 @@ class BatchRangeLegendre(Basis):
         low, high = grouped.amin(dims, keepdim=True), grouped.amax(dims, keepdim=True)
         span = (high - low).clamp_min(torch.finfo(x.dtype).eps)
         scaled = (2 * (grouped - low) / span - 1).flatten(1, 2)
-        base = options.pop("base", None)
-        expanded = ops.legendre(scaled, self.degree, **{**options, "base": None})
-        return expanded if base is None else torch.cat([x.to(expanded.dtype).unsqueeze(2), expanded], dim=2)
+        return ops.legendre(scaled, self.degree, **{"base_input": x, **options})
 
 
 def _adopt_range(module: nn.Module, _: Any) -> None:

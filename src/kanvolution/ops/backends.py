@@ -1,0 +1,67 @@
+"""Which code evaluates an expansion and its backward: ordinary operators, or a function compiled from them."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import os
+import shutil
+import types
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from kanvolution.registry import unknown_name
+
+BACKENDS: dict[str, str] = {
+    "auto": "compile in code that torch.compile compiles for a CPU, where there is a C++ compiler; eager elsewhere",
+    "eager": "ordinary PyTorch operators, in blocks that stay in the cache on a CPU",
+    "compile": "one fused loop, compiled by torch.compile at the first call (seconds)",
+}
+"""The backends by name, each with what it is."""
+
+HAS_CPP_COMPILER = any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++", "cl"))
+"""Whether there is a C++ compiler for torch.compile to use. (A value, since compiled code cannot look for one.)"""
+
+_numbers = itertools.count()
+
+
+def check_backend(name: str) -> str:
+    """Returns `name`. Raises ValueError if there is no such backend."""
+    if name not in BACKENDS:
+        raise ValueError(unknown_name("backend", name, BACKENDS))
+    return name
+
+
+def resolve_backend(name: str, device: torch.device) -> str:
+    """The backend that `name` stands for on this device.
+
+    Raises:
+        ValueError: there is no such backend.
+        RuntimeError: it needs something that is not there.
+    """
+    check_backend(name)
+    if name == "auto":
+        compiled = torch.compiler.is_compiling() and device.type == "cpu" and HAS_CPP_COMPILER
+        return "compile" if compiled else "eager"
+    if name == "compile" and device.type == "cpu" and not HAS_CPP_COMPILER:
+        raise RuntimeError(
+            "backend='compile' needs a C++ compiler and none was found; install g++ or name one in the environment "
+            "variable CXX, or use backend='eager'"
+        )
+    return name
+
+
+@functools.cache
+def compiled(make: Callable[..., Callable[..., Any]], *constants: Any) -> Callable[..., Any]:
+    """`make(*constants)` compiled for any sizes of its tensors; made once for the same constants.
+
+    The code object is its own: torch.compile counts recompilations, and gives up after a few, by code object, and one
+    `make` serves many families.
+    """
+    function = make(*constants)
+    assert isinstance(function, types.FunctionType)
+    code = function.__code__.replace(co_name=f"{function.__code__.co_name}_{next(_numbers)}")
+    own = types.FunctionType(code, function.__globals__, code.co_name, function.__defaults__, function.__closure__)
+    return torch.compile(own, dynamic=True, fullgraph=True)

@@ -1,0 +1,136 @@
+"""What follows an expansion, as data: a convolution, transposed convolution or linear map, with its backward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+_CONVOLUTIONS: dict[int, Callable[..., Tensor]] = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
+_TRANSPOSED: dict[int, Callable[..., Tensor]] = {
+    1: F.conv_transpose1d,
+    2: F.conv_transpose2d,
+    3: F.conv_transpose3d,
+}
+
+CONVOLUTION_SCHEMA = (
+    "int[] stride, int[] padding, int[] dilation, SymInt groups, bool transposed, SymInt[] output_padding, int[] extra"
+)
+"""The fields of a `Convolution` as arguments of an operator of torch.library."""
+
+
+@dataclass(frozen=True)
+class Convolution:
+    """A convolution of [N, I, *S] with a weight [O, I / groups, *kernel] and a bias [O] or None, to [N, O, *S'].
+
+    Without dimensions of space (the default) it is a linear map of [N, I], with a weight [O, I / groups].
+
+    Args:
+        stride, padding, dilation: one integer for each dimension of space.
+        extra: zeros added at the end of each dimension beyond `padding` (an even kernel with padding="same").
+        groups: number of groups.
+        transposed: whether it is the transposed convolution. The weight keeps its layout [O, I / groups, *kernel].
+        output_padding: one integer for each dimension of space; of the transposed convolution.
+    """
+
+    stride: tuple[int, ...] = ()
+    padding: tuple[int, ...] = ()
+    dilation: tuple[int, ...] = ()
+    groups: int = 1
+    transposed: bool = False
+    output_padding: tuple[int, ...] = ()
+    extra: tuple[int, ...] = ()
+
+    def arguments(self) -> tuple[Any, ...]:
+        """The fields in the order of `CONVOLUTION_SCHEMA`."""
+        layout = (self.stride, self.padding, self.dilation)
+        return (*layout, self.groups, self.transposed, self.output_padding, self.extra)
+
+    @staticmethod
+    def from_arguments(arguments: Sequence[Any]) -> Convolution:
+        """The inverse of `arguments`."""
+        stride, padding, dilation, groups, transposed, output_padding, extra = arguments
+        layout = (tuple(stride), tuple(padding), tuple(dilation))
+        return Convolution(*layout, groups, transposed, tuple(output_padding), tuple(extra))
+
+    def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ndim = len(self.stride)
+        if ndim == 0:
+            return _grouped_linear(x, weight, bias, self.groups)
+        if self.transposed:
+            swapped = self._swap(weight)
+            padding = (self.padding, self.output_padding, self.groups, self.dilation)
+            return _TRANSPOSED[ndim](x, swapped, bias, self.stride, *padding)
+        x = self._pad(x)
+        return _CONVOLUTIONS[ndim](x, weight, bias, self.stride, self.padding, self.dilation, self.groups)
+
+    def gradients(
+        self, grad: Tensor, x: Tensor, weight: Tensor, wanted: tuple[bool, bool, bool]
+    ) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """The gradients of x, weight and bias that are wanted, None for the others."""
+        if not self.stride:
+            return _linear_gradients(grad, x, weight, self.groups, wanted)
+        padded = self._pad(x)
+        grad_x, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
+            grad,
+            padded,
+            self._swap(weight) if self.transposed else weight,
+            [weight.shape[0]],
+            self.stride,
+            self.padding,
+            self.dilation,
+            self.transposed,
+            self.output_padding or (0,) * len(self.stride),
+            self.groups,
+            wanted,
+        )
+        if grad_weight is not None and self.transposed:
+            grad_weight = self._swap(grad_weight)
+        if grad_x is not None and padded is not x:
+            for dim, size in enumerate(x.shape[2:], start=2):
+                grad_x = grad_x.narrow(dim, 0, size)
+        return grad_x, grad_weight, grad_bias
+
+    def _pad(self, x: Tensor) -> Tensor:
+        if not any(self.extra):
+            return x
+        return F.pad(x, [amount for end in reversed(self.extra) for amount in (0, end)])
+
+    def _swap(self, weight: Tensor) -> Tensor:
+        """From our layout to torch's of a transposed convolution and back: [G*A, B, ...] -> [G*B, A, ...]."""
+        return weight.unflatten(0, (self.groups, -1)).transpose(1, 2).flatten(0, 1)
+
+
+class Contraction(NamedTuple):
+    """A convolution with its weight and bias: what becomes of an expansion."""
+
+    convolution: Convolution
+    weight: Tensor
+    bias: Tensor | None
+
+    def __call__(self, expanded: Tensor) -> Tensor:
+        return self.convolution(expanded, self.weight, self.bias)
+
+
+def _grouped_linear(x: Tensor, weight: Tensor, bias: Tensor | None, groups: int) -> Tensor:
+    if groups == 1:
+        return F.linear(x, weight, bias)
+    rows = x.unflatten(1, (groups, -1))
+    y = torch.einsum("ngi,goi->ngo", rows, weight.unflatten(0, (groups, -1))).flatten(1)
+    return y if bias is None else y + bias
+
+
+def _linear_gradients(grad: Tensor, x: Tensor, weight: Tensor, groups: int, wanted: tuple[bool, bool, bool]) -> Any:
+    grads, rows = grad.unflatten(1, (groups, -1)), x.unflatten(1, (groups, -1))
+    grad_x = grad_weight = grad_bias = None
+    if wanted[0]:
+        grad_x = torch.einsum("ngo,goi->ngi", grads, weight.unflatten(0, (groups, -1))).flatten(1)
+    if wanted[1]:
+        grad_weight = torch.einsum("ngo,ngi->goi", grads, rows).flatten(0, 1)
+    if wanted[2]:
+        grad_bias = grad.sum(0)
+    return grad_x, grad_weight, grad_bias

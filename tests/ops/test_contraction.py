@@ -1,0 +1,180 @@
+"""The operator of expansion and convolution together: against the two one after the other, in every form."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from kanvolution import ops
+from kanvolution.ops.evaluation import Call
+from tests.ops.test_families import FAMILIES, draw
+from tests.tolerances import assert_close
+
+family = pytest.mark.parametrize("name", [n for n in FAMILIES if n.endswith(("3", "5_3", "rbf", "bumps", "hat", "r4"))])
+
+# name: (convolution, shape of x, outputs, kernel)
+CONVOLUTIONS: dict[str, tuple[ops.Convolution, tuple[int, ...], int, tuple[int, ...]]] = {
+    "linear": (ops.Convolution(), (5, 4), 3, ()),
+    "1d": (ops.Convolution((2,), (1,), (1,)), (3, 4, 11), 6, (3,)),
+    "2d_groups": (ops.Convolution((1, 2), (1, 0), (1, 2), groups=2), (2, 4, 7, 9), 6, (3, 2)),
+    "2d_same": (ops.Convolution((1, 1), (0, 1), (1, 1), extra=(1, 0)), (2, 3, 5, 6), 4, (2, 3)),
+    "3d": (ops.Convolution((1, 1, 1), (1, 1, 1), (1, 1, 1)), (2, 2, 3, 4, 5), 3, (3, 3, 3)),
+    "1d_transposed": (ops.Convolution((2,), (1,), (1,), 2, True, (1,)), (2, 4, 5), 6, (3,)),
+    "2d_transposed": (ops.Convolution((2, 1), (1, 0), (1, 2), 1, True, (1, 0)), (2, 3, 4, 5), 4, (3, 2)),
+    "3d_transposed": (
+        ops.Convolution((2, 1, 1), (0, 0, 1), (1, 1, 1), 1, True, (1, 0, 0)),
+        (1, 2, 2, 3, 3),
+        3,
+        (2, 2, 3),
+    ),
+}
+convolutions = pytest.mark.parametrize("form", list(CONVOLUTIONS))
+
+
+def make(name: str, form: str, mixed: bool = False) -> tuple[ops.Expansion, dict[str, Tensor], Any]:
+    """A family, the tensors of a call by name, and the call as a function of them."""
+    op, args, (low, high) = FAMILIES[name]
+    convolution, shape, outputs, kernel = CONVOLUTIONS[form]
+    learned = [a for a in args if isinstance(a, Tensor)]
+    size = 2 if mixed else op.size(*args) + 1
+    tensors = {"x": draw(*shape, low=low, high=high), "base_input": draw(*shape)}
+    tensors["weight"] = draw(outputs, shape[1] // convolution.groups * size, *kernel)
+    tensors["bias"] = draw(outputs)
+    if mixed:
+        tensors["mix"] = draw(shape[1], size, op.size(*args) + 1)
+    tensors |= {f"learned{i}": t.clone() for i, t in enumerate(learned)}
+    names = list(tensors)
+
+    def call(*values: Tensor, together: bool = True, **options: Any) -> Tensor:
+        given = dict(zip(names, values, strict=True))
+        own = [given[f"learned{i}"] for i in range(len(learned))]
+        options = {"base": "silu", "base_input": given["base_input"], "mix": given.get("mix"), **options}
+        into = ops.Contraction(convolution, given["weight"], given["bias"])
+        if together:
+            return op(given["x"], *own, *args[len(own) :], into=into, **options)
+        return into(op(given["x"], *own, *args[len(own) :], **options).flatten(1, 2))
+
+    return op, tensors, call
+
+
+@convolutions
+@pytest.mark.parametrize("mixed", [False, True], ids=["full", "mixed"])
+@pytest.mark.parametrize("name", ["gram2", "spline5_3"])
+def test_derivatives_of_first_and_second_order(name: str, form: str, mixed: bool) -> None:
+    _, tensors, call = make(name, form, mixed)
+    values = tuple(t.requires_grad_() for t in tensors.values())
+    assert torch.autograd.gradcheck(call, values, fast_mode=True)
+    assert torch.autograd.gradgradcheck(call, values, fast_mode=True)
+
+
+@family
+@convolutions
+def test_it_is_the_expansion_and_then_the_convolution(name: str, form: str) -> None:
+    _, tensors, call = make(name, form)
+    values = tuple(t.requires_grad_() for t in tensors.values())
+    together, apart = call(*values), call(*values, together=False)
+    assert_close(together, apart)
+    grad = torch.randn_like(apart)
+    for a, e in zip(torch.autograd.grad(together, values, grad), torch.autograd.grad(apart, values, grad), strict=True):
+        assert_close(a, e)
+
+
+@pytest.mark.parametrize("frozen", ["x", "weight", "bias", "learned0", "base_input"])
+def test_gradients_that_are_not_wanted_change_nothing(frozen: str) -> None:
+    _, tensors, call = make("rbf", "2d_groups")
+    everything = tuple(t.requires_grad_() for t in tensors.values())
+    expected = dict(zip(tensors, torch.autograd.grad(call(*everything).square().sum(), everything), strict=True))
+    tensors[frozen] = tensors[frozen].detach()
+    y = call(*tensors.values())
+    rest = [n for n in tensors if n != frozen]
+    for name, grad in zip(rest, torch.autograd.grad(y.square().sum(), [tensors[n] for n in rest]), strict=True):
+        assert_close(grad, expected[name])
+
+
+@pytest.mark.parametrize("layout", ["channels_last", "strided", "expanded"])
+def test_layouts(layout: str) -> None:
+    """Any layout of the input gives the same; a channels-last one gives a channels-last result and gradient."""
+    _, tensors, call = make("gram2", "2d_groups")
+    x = tensors["x"]
+    if layout == "expanded":
+        x = x[:1].expand_as(x)
+    expected = call(*{**tensors, "x": x.contiguous()}.values())
+    other = {
+        "channels_last": lambda: x.to(memory_format=torch.channels_last),
+        "strided": lambda: x.repeat_interleave(2, dim=3)[..., ::2],
+        "expanded": lambda: x,
+    }[layout]()
+    other.requires_grad_()
+    y = call(*{**tensors, "x": other}.values())
+    assert_close(y, expected)
+    (grad,) = torch.autograd.grad(y.sum(), other)
+    if layout == "channels_last":
+        assert y.is_contiguous(memory_format=torch.channels_last)
+        assert grad.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_blocks_do_not_show() -> None:
+    """Large inputs are evaluated in parts: of the batch, and of a sample where one alone is large."""
+    for shape in ((7, 4, 64, 65), (2, 3, 301, 303), (3, 2, 40000), (70000, 2)):
+        x = torch.randn(*shape, requires_grad=True)
+        beta = torch.tensor([0.0, 0.3, 0.2], requires_grad=True)
+        mix = torch.randn(1, 2, 4, requires_grad=True)
+        for options in ({}, {"mix": mix}):
+            values, plain = (f(x, beta, input_map="tanh", base="silu", **options) for f in (ops.gram, ops.gram.plain))
+            assert_close(values, plain)
+            inputs = [x, beta, *options.values()]
+            grad = torch.randn_like(plain)
+            actual, expected = (torch.autograd.grad(y, inputs, grad) for y in (values, plain))
+            for a, e in zip(actual, expected, strict=True):
+                assert_close(a, e, 1e-4)
+
+
+@convolutions
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # opcheck's own inputs
+def test_operator_contract(form: str) -> None:
+    """Schema, fake kernel, autograd registration and compiled backward agree with the eager operator."""
+    op, tensors, _ = make("gram2", form)
+    convolution = CONVOLUTIONS[form][0]
+    weight, bias = (tensors[n].requires_grad_() for n in ("weight", "bias"))
+    inner = op._convolve
+    assert inner is not None
+    for layout in (None, torch.channels_last):
+        x = tensors["x"].clone()
+        if layout is not None:
+            if x.ndim != 4:
+                continue
+            x = x.to(memory_format=layout)
+        beta = tensors["learned0"].requires_grad_()
+        call = Call(x.requires_grad_(), None, None, (beta,), (), "tanh", "silu", x.dtype, "eager")
+        torch.library.opcheck(inner.forward, inner.pack(call, ops.Contraction(convolution, weight, bias)))
+
+
+def test_two_dtypes_are_an_error_with_a_remedy() -> None:
+    _, tensors, call = make("gram2", "2d_groups")
+    with pytest.raises(TypeError, match=r"input \(torch.float64\) and weight \(torch.float32\) must have the same"):
+        call(*{**tensors, "weight": tensors["weight"].float()}.values())
+
+
+def test_unknown_backend() -> None:
+    with pytest.raises(ValueError, match="Did you mean 'eager'"):
+        ops.legendre(torch.randn(1, 2, 3), 2, backend="eagr")
+
+
+def test_compile_needs_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("kanvolution.ops.backends.HAS_CPP_COMPILER", False)
+    with pytest.raises(RuntimeError, match=r"C\+\+ compiler .* backend='eager'"):
+        ops.legendre(torch.randn(1, 2, 3), 2, backend="compile")
+
+
+@pytest.mark.compiler
+@pytest.mark.skipif(not ops.backends.HAS_CPP_COMPILER, reason="no C++ compiler")
+@pytest.mark.parametrize("name", ["gram2", pytest.param("spline5_3", marks=pytest.mark.slow)])
+def test_compiled_loops_agree(name: str) -> None:
+    _, tensors, call = make(name, "2d_groups")
+    values = tuple(t.float().requires_grad_() for t in tensors.values())
+    compiled, eager = call(*values, backend="compile"), call(*values, backend="eager")
+    assert_close(compiled, eager)
+    grad = torch.randn_like(eager)
+    for a, e in zip(torch.autograd.grad(compiled, values, grad), torch.autograd.grad(eager, values, grad), strict=True):
+        assert_close(a, e, 1e-4)
