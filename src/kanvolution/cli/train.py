@@ -34,6 +34,7 @@ def train(options: argparse.Namespace) -> int:
     composed = compose(options.overrides)
 
     from kanvolution.train import NonFiniteLossError, TrainingInterrupted, run_job
+    from kanvolution.train.parallel import is_main
     from kanvolution.train.progress import measured, summary
 
     try:
@@ -43,6 +44,8 @@ def train(options: argparse.Namespace) -> int:
         return INTERRUPTED
     except NonFiniteLossError as error:
         return fail(str(error), FAILED)
+    if not is_main():  # one table, not one for each process
+        return 0
     summary(
         {
             **dict(measured(name, value) for name, value in result.metrics.items()),

@@ -11,6 +11,7 @@ from typing import Any
 
 from kanvolution.configs.experiments import EXPERIMENTS
 from kanvolution.configs.groups import GROUPS, Root, schema
+from kanvolution.configs.resume import resumed
 from kanvolution.extras import require
 from kanvolution.registry import unknown_name
 
@@ -77,6 +78,9 @@ def compose(
             if missing:
                 raise ConfigError(f"{missing[0]} has no default; pass {missing[0]}=VALUE")
             values = omegaconf.OmegaConf.to_container(config, resolve=True)
+            if values["resume"] is not None:
+                values = resumed(values, [o.key_or_group for o in parsed])
+                config = omegaconf.OmegaConf.create(values)
         except (errors.HydraException, omegaconf.errors.OmegaConfBaseException) as error:
             raise ConfigError(_one_line(error)) from error
         return Composed(values, omegaconf.OmegaConf.to_yaml(config, resolve=True), hydra.choices)
