@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torch.utils.flop_counter import FlopCounterMode
 from torchvision.ops import StochasticDepth
 
 import kanvolution as kv
@@ -28,7 +27,7 @@ def blocks(model: nn.Module) -> list[KAConvNeXtBlock]:
     ("name", "millions", "gflops"), [("kaconvnext_s", 5, 0.7), ("kaconvnext_b", 9, 1.4), ("kaconvnext_l", 17.5, 2.9)]
 )
 def test_parameters_and_flops(name: str, millions: float, gflops: float) -> None:
-    with torch.device("meta"), torch.no_grad(), FlopCounterMode(display=False) as flops:
+    with torch.device("meta"), torch.no_grad(), kv.ops.flop_counter(display=False) as flops:
         model = kv.create_model(name, "gram").eval()
         model(torch.empty(1, 3, 224, 224))
     assert sum(p.numel() for p in model.parameters()) / 1e6 == pytest.approx(millions, rel=0.05)
