@@ -39,6 +39,8 @@ class Gram(Basis):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
+        if self.beta.is_meta:
+            return
         with torch.no_grad():
             self.beta.copy_(ops.gram_coefficients(self.degree, self.points))
 

@@ -13,7 +13,11 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("checkpoint", metavar="PEER", help="weights of torch-conv-kan: .safetensors, .pt or .pth")
     parser.add_argument("folder", metavar="OUT", help="new folder for the model in the format of this package")
     parser.add_argument("--layers", metavar="NAME", help="family of its layers, where the entries do not tell (KAJN)")
-    parser.add_argument("--model", metavar="NAME", help="model to make; by default the one of as many layers")
+    parser.add_argument(
+        "--model",
+        metavar="NAME",
+        help="model to make: a simple network, by default the one of as many layers, or published weights",
+    )
     parser.add_argument(
         "--conv",
         metavar="KEY=VALUE",
@@ -27,10 +31,15 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 def convert_checkpoint(options: argparse.Namespace) -> int:
     """Convert a checkpoint and say what it is."""
     from kanvolution.compat.torch_conv_kan import convert_simple
-    from kanvolution.models import save_pretrained
+    from kanvolution.models import PUBLISHED, create_model, save_pretrained
 
     given = dict(_option(text) for text in options.conv)
-    model = convert_simple(options.checkpoint, layers=options.layers, model=options.model, **given)
+    if options.model in PUBLISHED:
+        if given or options.layers:
+            raise ValueError(f"--model {options.model} has its own layers; leave --layers and --conv out")
+        model = create_model(options.model, pretrained=options.checkpoint).eval()
+    else:
+        model = convert_simple(options.checkpoint, layers=options.layers, model=options.model, **given)
     folder = save_pretrained(model, options.folder)
     count = sum(p.numel() for p in model.parameters() if p.requires_grad)
     print(f"{model.config['name']}, basis {model.config['conv']['basis']}, {count:,} parameters: {folder}")

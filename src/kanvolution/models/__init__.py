@@ -3,14 +3,18 @@
 from kanvolution.models.conversion import ConversionReport, LayerReport, convert
 from kanvolution.models.densenet import DenseNet
 from kanvolution.models.heads import HEADS, Matryoshka
+from kanvolution.models.kaconvnext import KAConvNeXt
 from kanvolution.models.kan import KAN
 from kanvolution.models.network import Classifier, FeatureInfo, FeatureMaps, Network
 from kanvolution.models.pretrained import from_pretrained, push_to_hub, save_pretrained
 from kanvolution.models.published import PUBLISHED, Published
 from kanvolution.models.registry import MODELS, create_model, list_models, register_model
 from kanvolution.models.resnet import ResNet
+from kanvolution.models.segmenter import Segmenter
 from kanvolution.models.simple import SimpleNet
 from kanvolution.models.summary import LayerSummary, Summary, describe, summarize
+from kanvolution.models.u2net import U2Net
+from kanvolution.models.unet import UNet
 from kanvolution.models.vgg import VGG
 from kanvolution.models.weights import load_weights, read_weights
 
@@ -25,14 +29,18 @@ __all__ = [
     "DenseNet",
     "FeatureInfo",
     "FeatureMaps",
+    "KAConvNeXt",
     "LayerReport",
     "LayerSummary",
     "Matryoshka",
     "Network",
     "Published",
     "ResNet",
+    "Segmenter",
     "SimpleNet",
     "Summary",
+    "U2Net",
+    "UNet",
     "convert",
     "create_model",
     "describe",

@@ -53,7 +53,7 @@ class Published:
         # What torch-conv-kan calls its entries is known to the floor above.
         from kanvolution.compat.torch_conv_kan.vgg import load_vgg
 
-        path = Path(source).expanduser() if source is not None else None
+        path = None if source is None else Path(source).expanduser()
         if path is None or not path.is_file():
             path = fetch(path or self.repo, (WEIGHTS,)) / WEIGHTS
         load_vgg(model, read_weights(path)[0], self.layers, source=repr(str(path)))
