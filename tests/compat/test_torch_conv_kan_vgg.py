@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import kanvolution as kv
+from kanvolution.cli import main
 from kanvolution.compat import torch_conv_kan as tck
 from kanvolution.models.published import PUBLISHED, Published
 from tests.tolerances import GOLDEN, assert_close
@@ -134,6 +135,19 @@ def test_published_weights_from_the_hubs_cache(
         ValueError, match=r"download model\.safetensors from https://huggingface\.co/brivangl/vgg_kagn11"
     ):
         kv.create_model("vgg11v2_gram.imagenet1k", pretrained=True)
+
+
+def test_convert_checkpoint_command(published: None, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name = "vgg11v4_bottleneck_gram"
+    file = serve(tmp_path / "repository", state_of(CASES[name])) / "model.safetensors"
+    # Published weights have as many classes as they were trained on.
+    assert main(["convert-checkpoint", str(file), str(tmp_path / "out"), "--model", f"{name}.test"]) == 0
+    assert "vgg11v4, basis gram, 1,722,485 parameters" in capsys.readouterr().out
+    x, y = image_and_logits(name)
+    with torch.no_grad():
+        assert_close(kv.from_pretrained(tmp_path / "out")(x), y, GOLDEN)
+    assert main(["convert-checkpoint", str(file), "out", "--model", f"{name}.test", "--layers", "KAGN"]) == 2
+    assert "leave --layers and --conv out" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

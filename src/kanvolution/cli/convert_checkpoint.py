@@ -16,7 +16,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model",
         metavar="NAME",
-        help="model to make: a simple network, by default the one of as many layers, or published weights",
+        help="a simple network, by default the one of as many layers; or a name of published weights",
     )
     parser.add_argument(
         "--conv",
@@ -32,17 +32,21 @@ def convert_checkpoint(options: argparse.Namespace) -> int:
     """Convert a checkpoint and say what it is."""
     from kanvolution.compat.torch_conv_kan import convert_simple
     from kanvolution.models import PUBLISHED, create_model, save_pretrained
+    from kanvolution.models.pretrained import model_config
 
     given = dict(_option(text) for text in options.conv)
     if options.model in PUBLISHED:
         if given or options.layers:
             raise ValueError(f"--model {options.model} has its own layers; leave --layers and --conv out")
-        model = create_model(options.model, pretrained=options.checkpoint).eval()
+        model = create_model(
+            options.model, num_classes=PUBLISHED[options.model].num_classes, pretrained=options.checkpoint
+        ).eval()
     else:
         model = convert_simple(options.checkpoint, layers=options.layers, model=options.model, **given)
     folder = save_pretrained(model, options.folder)
     count = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    print(f"{model.config['name']}, basis {model.config['conv']['basis']}, {count:,} parameters: {folder}")
+    config = model_config(model) or {}
+    print(f"{config['name']}, basis {config['conv']['basis']}, {count:,} parameters: {folder}")
     return 0
 
 
