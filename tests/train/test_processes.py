@@ -34,12 +34,12 @@ def runs(tmp_path_factory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("name", OPTIMS)
-def test_two_processes_equal_one_on_the_joined_batch(runs, tmp_path, name: str) -> None:
+def test_two_processes_equal_one_on_the_joined_batch(runs, tmp_path) -> None:
+    # With SGD a step is the gradient. Adam and L-BFGS blow up rounding where a gradient is zero but for that.
+    name = "sgd"
     train(tmp_path / "one", optim=OPTIMS[name], batch_size=16)
     two, one = (load_file(folder / "model.safetensors") for folder in (runs / name, tmp_path / "one"))
-    tolerance = {"rtol": 1e-3, "atol": 1e-5}
-    torch.testing.assert_close(two, one, **tolerance)
+    torch.testing.assert_close(two, one, rtol=1e-4, atol=1e-5)
     # 12 images of validation are no multiple of 2 * 8: those that fill the last batch up must not count.
     for ours, its in zip(records(runs / name), records(tmp_path / "one"), strict=True):
         assert ours == pytest.approx(its, rel=1e-4)
@@ -59,8 +59,8 @@ def test_resume_is_exact(runs) -> None:
 
 
 def test_sharded_training_equals_copies_and_is_resumed_exactly(runs) -> None:
-    sharded, copied = (load_file(runs / name / "model.safetensors") for name in ("sharded", "adamw"))
-    torch.testing.assert_close(sharded, copied, rtol=1e-3, atol=1e-5)
+    sharded, copied = (load_file(runs / name / "model.safetensors") for name in ("sharded", "sgd"))
+    torch.testing.assert_close(sharded, copied, rtol=1e-4, atol=1e-5)
     assert_equal_runs(runs / "sharded_whole", runs / "sharded_resumed")
 
 

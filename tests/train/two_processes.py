@@ -84,7 +84,7 @@ def main(folder: Path) -> None:
     except Killed:
         keep(folder / "resumed", train(folder, dropout, resume=folder / "resumed", **EVERYTHING))
 
-    train(folder / "sharded", optim=OPTIMS["adamw"], fsdp=True)
+    train(folder / "sharded", optim=OPTIMS["sgd"], fsdp=True)
     try:
         train(folder / "sharded_resumed", model=dying(toy_model(SPEC), 4), optim=OPTIMS["adamw"], fsdp=True, ema=0.9)
     except Killed:
