@@ -3,7 +3,7 @@
 The modules import only the standard library and `registry`; what a command needs is imported when it runs.
 """
 
-from kanvolution.cli import bases, cam, convert_checkpoint, eval, models, predict, show, train
+from kanvolution.cli import baselines, bases, cam, convert_checkpoint, eval, models, predict, show, train
 from kanvolution.cli.command import COMMANDS, Command, register_command
 from kanvolution.cli.entry import main
 from kanvolution.cli.imports import import_file
@@ -11,6 +11,7 @@ from kanvolution.cli.imports import import_file
 __all__ = [
     "COMMANDS",
     "Command",
+    "baselines",
     "bases",
     "cam",
     "convert_checkpoint",

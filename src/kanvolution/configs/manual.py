@@ -23,11 +23,14 @@ examples:
   kanvolution train model=simple8 data=cifar10 data.path=DIR data.download=true trainer.epochs=50
   kanvolution train data=image_folder data.path=DIR data.image_size=64 trainer.num_workers=4
   kanvolution train data=npz data.path=FILE.npz model.channels=[16,32,64,128] optim.lr=1e-3
-  kanvolution train --import my_model.py model=mine
+  kanvolution train --import my_model.py model=mine data=image_folder data.path=DIR
+  kanvolution train experiment=cifar10_simple8_gram data.download=true      with the settings of a published result
+  kanvolution train -m conv=gram,spline seed=0,1,2 output_dir=runs/bases    a run for each, and a table
   kanvolution train conv=jacobi --help          the keys below, for these choices
 
 options:
   --import FILE   a Python file of yours that registers models, bases, data sets, ...; may be given more than once
+  -m, --multirun  a run for each combination of several values: KEY=A,B KEY=range(0,3) GROUP=glob(*)
   --debug         show the traceback of an error
   -h, --help      this text
 
@@ -50,13 +53,15 @@ def manual(overrides: Sequence[str] = ()) -> str:
 
 
 def _experiments() -> str:
-    """The experiments; those that differ in the end of their names only are written as one."""
-    names = choices_of("experiment")
-    families: dict[str, list[str]] = {}
-    for name in names:
-        stem = re.sub(r"(_simple\d+)_.*", r"\1_", name)
-        families.setdefault(stem, []).append(name.removeprefix(stem))
-    return ", ".join(stem + (f"{{{','.join(ends)}}}" if any(ends) else "") for stem, ends in families.items())
+    """The experiments by name; the baselines, DATA_MODEL_CONV_VARIANT, are written as one pattern."""
+    found = {
+        name: re.fullmatch(r"(\w+?)_(simple\d+)(?:_(\w+?))?(?:_(affine|instance|l1))?", name) for name in EXPERIMENTS
+    }
+    data, model, conv, variant = (
+        "{" + ",".join(sorted({match[i] for match in found.values() if match and match[i]})) + "}" for i in range(1, 5)
+    )
+    others = [name for name in choices_of("experiment") if not found.get(name)]
+    return ", ".join([*others, f"{data}_{model}[_{conv}[_{variant}]]"]).replace(",", ", ").replace(",  ", ", ")
 
 
 def _key_lines(values: dict[str, Any], help: dict[str, str]) -> list[str]:

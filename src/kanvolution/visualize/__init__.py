@@ -1,6 +1,7 @@
 """Pictures of runs and of learned functions. Drawn with Matplotlib's figures, without its global state."""
 
 from kanvolution.visualize.attribution import grad_cam, integrated_gradients, plot_attribution
+from kanvolution.visualize.comparison import comparison_figure
 from kanvolution.visualize.figures import save_figure
 from kanvolution.visualize.functions import (
     animate_functions,
@@ -37,6 +38,7 @@ __all__ = [
     "SymbolicTable",
     "animate_functions",
     "compare_functions",
+    "comparison_figure",
     "confusion_figure",
     "curves_figure",
     "draw_run",
