@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from kanvolution.ops.backends import compiled
+from kanvolution.ops.backends import any_size, compiled
 from kanvolution.ops.pointwise import POINTWISE
 
 Planes = Iterable[Tensor]
@@ -99,7 +99,7 @@ def evaluate(values: Callable[..., Planes], call: Call, size: int) -> Tensor:
     if call.backend == "compile" and call.x.numel():
         function = compiled(_make_values, values, call.with_tensors([_key(t) for t in call.differentiable()]), size)
         with torch.no_grad():
-            return function(*(t.detach() for t in call.differentiable()))
+            return function(*map(any_size, call.differentiable()))
     out = empty_expansion(call.x, size, call.dtype)
     for block in _blocks(call.x):
         # One plane at a time: a family that yields never has all of them in memory beside the result.
@@ -117,7 +117,7 @@ def evaluate_gradients(
         key = call.with_tensors([_key(t) for t in call.differentiable()])
         function = compiled(_make_gradients, values, vjp, key, _key(grad), wanted)
         with torch.no_grad():
-            return list(function(grad.detach(), *(t.detach() for t in call.differentiable())))
+            return list(function(any_size(grad), *map(any_size, call.differentiable())))
     blocks = list(_blocks(call.x))
     if len(blocks) == 1:
         return [conform(value, t) for value, t in zip(*_gradients(values, vjp, call, grad, wanted), strict=True)]
