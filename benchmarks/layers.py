@@ -1,8 +1,8 @@
 """Times every basis in every shape of layer (see kanvolution.benchmark) and stores the results, or compares commits.
 
-    python benchmarks/layers.py                              # all shapes -> benchmarks/results/layers_cpu/SHAPE.{json,md}
+    python benchmarks/layers.py                              # -> benchmarks/results/layers_cpu/SHAPE.json, SHAPE.md
     python benchmarks/layers.py --shapes small --clock cpu --threads 1 --peer ~/torch-conv-kan
-    python benchmarks/layers.py --shapes small --bases gram --against main~5    # this tree and another commit, in turns
+    python benchmarks/layers.py --shapes small --bases gram --against main~5    # this tree and another, in turns
 
 The plot, speed.png, shows the training steps of all stored shapes in units of the roof's.
 """
@@ -68,9 +68,8 @@ def compare(commit: str, bases: list[str], shapes: list[str], settings: dict[str
                         for name, tree in (("here", ROOT), ("there", other)):
                             times[name].append(_one(tree, basis, shape, settings))
                     here, there = (statistics.median(values) for values in times.values())
-                    show(
-                        f"{shape:7s} {basis:13s} step {1e3 * here:8.1f} ms, {commit} {1e3 * there:8.1f} ms: {there / here:.2f} x"
-                    )
+                    ratio = f"{commit} takes {there / here:.2f} times as long"
+                    show(f"{shape} {basis}: step {1e3 * here:.1f} ms; {ratio}")
         finally:
             subprocess.run(["git", "-C", str(ROOT), "worktree", "remove", "--force", str(other)], check=False)
     return 0
@@ -81,7 +80,8 @@ def _one(tree: Path, basis: str, shape: str, settings: dict[str, Any]) -> float:
     # This benchmark, with the other tree's package: the benchmark may be younger than the commit.
     code = (
         "import importlib.util, json, sys\n"
-        "spec = importlib.util.spec_from_file_location('bench', sys.argv[1]); bench = importlib.util.module_from_spec(spec)\n"
+        "spec = importlib.util.spec_from_file_location('bench', sys.argv[1])\n"
+        "bench = importlib.util.module_from_spec(spec)\n"
         "sys.modules['bench'] = bench; spec.loader.exec_module(bench)\n"
         "record = bench.run([sys.argv[2]], [sys.argv[3]], ['eager'], **json.loads(sys.argv[4]))\n"
         "print(json.dumps([r for r in record['results'] if r['contestant'] == 'eager'][0]))\n"

@@ -51,7 +51,8 @@ SHAPES: dict[str, Shape] = {
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "cpu": time.process_time}
 """wall: elapsed time. cpu: the time processors worked on this process; on a shared machine the steadier one."""
 
-# torch-conv-kan's layers by our basis, with the names of both in `kanvolution.compat.torch_conv_kan`.
+# torch-conv-kan's layers by our basis, with the names of both in `kanvolution.compat.torch_conv_kan`. Its Bernstein
+# layer computes other functions, and cannot be differentiated in the input in training.
 PEERS: dict[str, str] = {
     "spline": "KANConv2DLayer",
     "rbf": "FastKANConv2DLayer",
@@ -59,7 +60,6 @@ PEERS: dict[str, str] = {
     "chebyshev": "KACNConv2DLayer",
     "gram": "KAGNConv2DLayer",
     "jacobi": "KAJNConv2DLayer",
-    "bernstein": "KABNConv2DLayer",
     "relu": "ReLUKANConv2DLayer",
     "wavelet_edge": "WavKANConv2DLayer",
 }
@@ -313,7 +313,7 @@ def _kept(contestant: _Contestant) -> float:
 
 
 def _summary(times: list[float]) -> dict[str, float]:
-    low, median, high = statistics.quantiles(times, n=4) if len(times) > 1 else times * 3
+    low, median, high = statistics.quantiles(times, n=4, method="inclusive") if len(times) > 1 else times * 3
     return {"median": median, "low": low, "high": high}
 
 
