@@ -81,6 +81,11 @@ class Basis(nn.Module, ABC):
         """K: the number of functions, the base function included."""
         return self.num_functions + (self.base is not None)
 
+    @property
+    def linear_in_weight(self) -> bool:
+        """Whether a factor on all weights of one output is a factor on that output (its bias aside)."""
+        return True
+
     @abstractmethod
     def functions(self, x: Tensor, **options: Any) -> Tensor:
         """The functions of x [N, C, *S] as [N, C, K, *S]; `options` are those of an `Expansion`, to be passed on."""

@@ -37,6 +37,7 @@ class Call(NamedTuple):
     base: str | None
     dtype: torch.dtype
     backend: str
+    keep: tuple[int, ...] | None = None
 
     def differentiable(self) -> list[Tensor]:
         """The tensors that there are, in order."""
@@ -87,6 +88,9 @@ def laid_out(x: Tensor, size: int, weight: Tensor) -> Tensor:
 def stack(values: Callable[..., Planes], call: Call) -> Tensor:
     """The result by ordinary operators, to be differentiated, exported or compiled."""
     planes = list(_result_planes(values, call))
+    if torch.compiler.is_compiling() and call.base == "identity":
+        # Were x itself among the planes, the compiler would copy each of them into place in a loop of its own.
+        planes[0] = -(-planes[0])
     if memory_format(call.x) != torch.contiguous_format:
         stacked = torch.stack([plane.movedim(1, -1) for plane in planes], dim=-1).movedim((-2, -1), (1, 2))
     else:
@@ -159,6 +163,9 @@ def _gradients(
         if want_mix:
             found.append(_combination_gradient(grads, _planes(values, call), mix))
         grads = _combine(grads, mix.transpose(1, 2))
+    if call.keep is not None:
+        kept = dict(zip(call.keep, grads, strict=True))
+        grads = [kept.get(k, torch.zeros_like(work)) for k in range(_count(values, call))]
     base_grad = None
     if call.base is not None:
         function, seen = POINTWISE[call.base], work if call.base_input is None else call.base_input
@@ -193,8 +200,14 @@ def _planes(values: Callable[..., Planes], call: Call) -> Iterator[Tensor]:
     yield from values(mapped, *(t.to(dtype) for t in call.tensors), *call.scalars)
 
 
+def _count(values: Callable[..., Planes], call: Call) -> int:
+    return sum(1 for _ in _planes(values, call._replace(x=call.x[:0], base_input=None)))
+
+
 def _result_planes(values: Callable[..., Planes], call: Call) -> Planes:
     planes = _planes(values, call)
+    if call.keep is not None:
+        planes = (plane for k, plane in enumerate(planes) if k in call.keep)
     return planes if call.mix is None else _combine(planes, call.mix.to(working_dtype(call.x.dtype)))
 
 
