@@ -206,7 +206,14 @@ def test_help(capsys) -> None:
     out = capsys.readouterr().out
     assert all(f"  {name} " in out and COMMANDS[name].help in out for name in COMMANDS)
     assert main(["train", "--help"]) == 0
-    assert "conv.degree=3" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert (
+        "conv.degree=3" in out
+        and "_{simple4, simple8}[_{" in out
+        and "imagenet1k_vgg11v2_gram" in out
+        and "--multirun" in out
+        and "--import" in out
+    )
     assert main(["train", "conv=spline", "--help"]) == 0
     assert "conv.grid_size=5" in capsys.readouterr().out
 

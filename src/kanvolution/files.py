@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
 import os
 import re
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from safetensors import SafetensorError
 
 
 @contextlib.contextmanager
@@ -30,7 +33,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
         'whole'
     """
     path = Path(path)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
     os.close(handle)
     temporary = Path(name)
     try:
@@ -42,8 +45,46 @@ def atomic(path: str | Path) -> Iterator[Path]:
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
         temporary.replace(path)
+        _sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Bring a rename to the disk, where the system can."""
+    with contextlib.suppress(OSError, AttributeError):
+        handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+@contextlib.contextmanager
+def saving(path: str | Path) -> Iterator[Path]:
+    """`atomic` for the large files of a run: whatever fails in the block is an OSError that says what is left.
+
+    Raises:
+        OSError: no space, no permission, or what the library that writes reports for it.
+    """
+    try:
+        with atomic(path) as temporary:
+            yield temporary
+    except (OSError, RuntimeError, SafetensorError) as error:
+        # torch reports a failed write as its own RuntimeError, with the system's error behind it.
+        cause = error.__context__ if isinstance(error.__context__, OSError) else error
+        reason = getattr(cause, "strerror", None) or str(cause).partition("\n")[0]
+        raise OSError(
+            getattr(cause, "errno", None) or errno.EIO,
+            f"{str(path)!r} cannot be saved: {reason}; what was saved before is untouched. Make room or give "
+            "permission, then continue with resume=RUN",
+        ) from error
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Remove what `atomic` leaves in a folder when its process is killed in the middle."""
+    for path in folder.glob(".*.part"):
+        path.unlink(missing_ok=True)
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -62,6 +103,15 @@ def write_json(path: str | Path, values: Mapping[str, Any]) -> None:
 
 def append_json_line(path: str | Path, values: Mapping[str, Any]) -> None:
     """Append one line of JSON; a number that is not finite becomes null, which every reader of JSON takes."""
-    clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
     with Path(path).open("a", encoding="utf-8") as file:
-        file.write(json.dumps(clean) + "\n")
+        file.write(_json_line(values))
+
+
+def write_json_lines(path: str | Path, lines: Iterable[Mapping[str, Any]]) -> None:
+    """Write a file of such lines, whole or not at all."""
+    write_text(path, "".join(map(_json_line, lines)))
+
+
+def _json_line(values: Mapping[str, Any]) -> str:
+    clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+    return json.dumps(clean) + "\n"

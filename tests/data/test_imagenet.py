@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 import kanvolution.data as data
+from kanvolution.data.sources import RowSource
 
 
 def jpeg(seed: int, size: int = 20) -> bytes:
@@ -135,6 +136,23 @@ def test_a_hub_set_is_not_downloaded_unasked(monkeypatch) -> None:
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
     with pytest.raises(ValueError, match=r"datasets cannot load data\.path .*pass data\.download=true"):
         data.create_data("imagenet1k", path="someone/some-set", layout="hub")
+
+
+def test_rows_that_cannot_be_used_are_named() -> None:
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
+
+    def source(content: bytes, label: int) -> RowSource:
+        row = {"image": {"bytes": content, "path": None}, "label": label}
+        return RowSource(datasets.Dataset.from_list([row], features=features), "some/set, train")
+
+    assert source(jpeg(0), 3).read(0, 1).shape == (1, 20, 20)
+    with pytest.raises(ValueError, match="cannot read image 0 of some/set, train"):
+        source(jpeg(0)[:-300], 3).read(0, 3)
+    with pytest.raises(ValueError, match="some/set, train has label -1; it must have a class number from 0"):
+        source(jpeg(0), -1)
+    with pytest.raises(ValueError, match=r"has no column 'image' \(it has label\)"):
+        RowSource(datasets.Dataset.from_dict({"label": [0]}), "some/set, train")
 
 
 @pytest.fixture

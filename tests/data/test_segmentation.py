@@ -8,7 +8,10 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
+import kanvolution as kv
 import kanvolution.data as data
+from kanvolution.train import TrainerConfig, fit, load_run
+from kanvolution.train.progress import Silent
 
 
 def write(root: Path, count: int = 5, size: tuple[int, int] = (10, 14), values: tuple[int, ...] = (0, 255)) -> Path:
@@ -164,3 +167,17 @@ def test_a_truncated_image_and_masks_without_anything_are_named(tmp_path) -> Non
     write(tmp_path / "black", values=(0,))
     with pytest.raises(ValueError, match="all masks are 0 everywhere"):
         load(tmp_path / "black")
+
+
+def test_a_network_learns_to_segment_a_folder(tmp_path) -> None:
+    data_sets = load(write(tmp_path / "data", count=20))
+    torch.manual_seed(0)
+    model = kv.KANConv2d(1, 2, 1, basis="gram")
+    trainer = TrainerConfig(epochs=5, batch_size=4, cpu=True)
+    optim = {"name": "adamw", "lr": 0.05}
+    options = {"task": "segmentation", "optim": optim, "trainer": trainer, "progress": Silent()}
+    result = fit(model, data_sets, output_dir=tmp_path / "run", **options)
+    assert result.metrics["dice"] is not None and result.metrics["dice"] > 0.95
+    assert load_run(tmp_path / "run", kv.KANConv2d(1, 2, 1, basis="gram")).info == data_sets.info
+    with pytest.raises(ValueError, match="has masks as targets, and this task needs labels"):
+        fit(model, data_sets, output_dir=tmp_path / "other", progress=Silent())

@@ -1,5 +1,6 @@
 """The segmentation task: its loss with side outputs, its metrics against MONAI, and a training."""
 
+import dataclasses
 import math
 
 import pytest
@@ -13,7 +14,7 @@ from kanvolution.train.progress import Silent
 
 
 def info(classes: int, size: tuple[int, int] = (8, 8)) -> DataInfo:
-    return DataInfo("x", 1, size, tuple(f"c{i}" for i in range(classes)), (0.0,), (1.0,))
+    return DataInfo("x", 1, size, tuple(f"c{i}" for i in range(classes)), (0.0,), (1.0,), targets="masks")
 
 
 def measure(output: Tensor, target: Tensor, parts: int = 1, classes: int | None = None, **options):
@@ -172,3 +173,10 @@ def test_bad_options() -> None:
         create_task({"name": "segmentation", "loss": "focal_tverski"}, info(2))
     with pytest.raises(ValueError, match=r"does not fit .* one of each pixel"):
         create_task("segmentation", info(2)).loss(torch.randn(2, 2, 4, 4), torch.zeros(2, dtype=torch.long))
+
+
+def test_tasks_refuse_the_targets_of_the_other() -> None:
+    with pytest.raises(ValueError, match="data 'x' has masks as targets, and this task needs labels; choose task=segm"):
+        create_task("classification", info(3))
+    with pytest.raises(ValueError, match="needs masks; choose task=classification, or other data"):
+        create_task("segmentation", dataclasses.replace(info(3), targets="labels"))

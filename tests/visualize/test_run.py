@@ -65,3 +65,23 @@ def test_two_states_are_compared(tmp_path: Path) -> None:
         "change.png",
     }
     assert 1 <= layer.edges_for_90 <= 12
+
+
+def test_cam_of_image_files(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("captum")
+    image = pytest.importorskip("PIL.Image")
+    files = []
+    for i in range(2):
+        pixels = (torch.rand(8, 8, generator=torch.Generator().manual_seed(i)) * 255).byte()
+        files.append(str(tmp_path / f"{i}.png"))
+        image.fromarray(pixels.numpy()).save(files[-1])
+    assert main(["cam", str(run), *files]) == 0
+    assert (run / "cam.png").stat().st_size > 5_000
+    assert main(["cam", str(run), *files]) == 2
+    assert "is there already" in capsys.readouterr().err
+    command = ["cam", str(run), *files, "--output", str(tmp_path / "ig.png")]
+    assert main([*command, "--method", "integrated_gradients", "--layer", "stages.1"]) == 2
+    assert main([*command, "--target", "77"]) == 2
+    assert "unknown class '77'" in capsys.readouterr().err
+    assert main([*command, "--method", "integrated_gradients", "--target", "7"]) == 0
+    assert (tmp_path / "ig.png").is_file()

@@ -33,6 +33,11 @@ def test_curves_of_one_epoch_and_without_accuracy() -> None:
     figure.draw_without_rendering()
 
 
+def test_curves_show_dice_where_pixels_were_classified() -> None:
+    _, dice = curves_figure(records(3, val_top1=None, val_dice=0.75)).axes
+    assert dice.lines[0].get_ydata()[-1] == 75 and dice.get_title() == "Validation Dice (last epoch: 75.00 %)"
+
+
 def test_confusion_shows_counts_names_and_the_accuracy() -> None:
     figure = confusion_figure([[8, 2], [0, 5]], ["cat", "dog"])
     found = texts(figure)

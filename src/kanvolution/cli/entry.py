@@ -56,6 +56,11 @@ def _overview() -> str:
             "",
             *lines,
             "",
+            "to begin with:",
+            "  kanvolution train output_dir=runs/a    train on handwritten digits",
+            "  kanvolution eval runs/a                measure what was trained",
+            "  kanvolution train --help               what can be chosen, and all options",
+            "",
             "kanvolution COMMAND --help tells more; kanvolution --version tells the version.",
         ]
     )

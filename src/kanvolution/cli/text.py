@@ -16,6 +16,13 @@ def table(rows: Iterable[tuple[str, ...]], right: Container[int] = ()) -> str:
     )
 
 
+def markdown(rows: Iterable[tuple[str, ...]], right: Container[int] = ()) -> str:
+    """Rows of cells as a table in Markdown, the first row as its head; the columns `right` are set to the right."""
+    head, *body = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    rule = ["---:" if i in right else "---" for i in range(len(head))]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, rule, *body))
+
+
 def signature(function: Callable, skipped: tuple[str, ...]) -> str:
     """The parameters of a function with their defaults, but those `skipped`."""
     parameters = inspect.signature(function).parameters.values()

@@ -1,6 +1,21 @@
 """Configs of the command line: Hydra groups, filled from the registries, typed, with the nearest key named."""
 
 from kanvolution.configs.compose import Composed, ConfigError, compose, read_config
+from kanvolution.configs.experiments import EXPERIMENTS, Experiment, register_experiment
 from kanvolution.configs.groups import GROUPS, Group, Key
+from kanvolution.configs.sweep import Variant, expand
 
-__all__ = ["GROUPS", "Composed", "ConfigError", "Group", "Key", "compose", "read_config"]
+__all__ = [
+    "EXPERIMENTS",
+    "GROUPS",
+    "Composed",
+    "ConfigError",
+    "Experiment",
+    "Group",
+    "Key",
+    "Variant",
+    "compose",
+    "expand",
+    "read_config",
+    "register_experiment",
+]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from kanvolution.configs.experiments import EXPERIMENTS
 from kanvolution.configs.groups import GROUPS, Root, schema
+from kanvolution.configs.resume import resumed
 from kanvolution.extras import require
 from kanvolution.registry import unknown_name
 
@@ -62,6 +64,7 @@ def compose(
     with _hydra() as hydra:
         known = hydra.groups()
         chosen = [o for o in parsed if o.get_key_element() in known]
+        hydra.chosen.update({o.get_key_element(): o.value() for o in chosen})
         earlier = _Earlier(base or {}, groups, [o.key_or_group for o in parsed])
         for group, choice in [*earlier.choices.items(), *((o.get_key_element(), o.value()) for o in chosen)]:
             _check_choice(group, choice, hydra.group_options(group))
@@ -75,29 +78,45 @@ def compose(
             if missing:
                 raise ConfigError(f"{missing[0]} has no default; pass {missing[0]}=VALUE")
             values = omegaconf.OmegaConf.to_container(config, resolve=True)
+            if values["resume"] is not None:
+                values = resumed(values, [o.key_or_group for o in parsed])
+                config = omegaconf.OmegaConf.create(values)
         except (errors.HydraException, omegaconf.errors.OmegaConfBaseException) as error:
             raise ConfigError(_one_line(error)) from error
         return Composed(values, omegaconf.OmegaConf.to_yaml(config, resolve=True), hydra.choices)
 
 
 def _parse(overrides: Sequence[str]) -> list[Any]:
+    parsed = [parse_override(text) for text in overrides]
+    for override in parsed:
+        if override.is_sweep_override():
+            raise ConfigError(
+                f"{override.input_line!r} holds several values; a run takes one (-m makes a run of each), and a list "
+                "is written [1,2]"
+            )
+    return parsed
+
+
+def parse_override(text: str) -> Any:
+    """The override of one key as Hydra's parser gives it; ConfigError where it cannot be read."""
     parser = require("hydra.core.override_parser.overrides_parser", _EXTRA).OverridesParser.create()
     errors = require("hydra.errors", _EXTRA)
-    parsed = []
-    for text in overrides:
-        if text.startswith("-"):
-            raise ConfigError(f"unknown option {text!r}; overrides are written key=value (see --help)")
-        try:
-            override = parser.parse_override(text)
-        except errors.HydraException as error:
-            hint = "write key=value" if "=" not in text else "put quotes around a value with special characters"
-            raise ConfigError(f"cannot read {text!r}; {hint}, e.g. conv.degree=3 or \"data.path='a b'\"") from error
-        if override.is_delete() or override.is_add():
-            raise ConfigError(f"{text!r}: keys are set with key=value; none is added or removed")
-        if override.is_sweep_override():
-            raise ConfigError(f"{text!r} holds several values; a run takes one, and a list is written [1,2]")
-        parsed.append(override)
-    return parsed
+    if text.startswith("-"):
+        raise ConfigError(f"unknown option {text!r}; overrides are written key=value (see --help)")
+    try:
+        override = parser.parse_override(text)
+    except errors.HydraException as error:
+        hint = "write key=value" if "=" not in text else "put quotes around a value with special characters"
+        raise ConfigError(f"cannot read {text!r}; {hint}, e.g. conv.degree=3 or \"data.path='a b'\"") from error
+    if override.is_delete() or override.is_add():
+        raise ConfigError(f"{text!r}: keys are set with key=value; none is added or removed")
+    return override
+
+
+def group_choices(group: str) -> list[str]:
+    """The choices of a group, from its registry and its files; none for what is no group."""
+    with _hydra() as hydra:
+        return sorted(hydra.group_options(group)) if group in hydra.groups() else []
 
 
 class _Earlier:
@@ -207,7 +226,8 @@ def _one_line(error: BaseException) -> str:
 class _Composer:
     """Hydra with our search path and the registries' choices."""
 
-    def __init__(self) -> None:
+    def __init__(self, chosen: dict[str, Any]) -> None:
+        self.chosen = chosen
         self._loader = require("hydra.core.global_hydra", _EXTRA).GlobalHydra.instance().config_loader()
         self.choices: dict[str, str] = {}
 
@@ -229,22 +249,59 @@ class _Composer:
         return [name for name in self._loader.list_groups("") if name != "hydra"]
 
 
+class _Nodes(dict):
+    """Hydra's tree of nodes by name. A node is made when it is asked for; the tree is not copied for each config."""
+
+    def __getitem__(self, name: str) -> Any:
+        value = super().__getitem__(name)
+        if callable(value):
+            value = self[name] = value()
+        return value
+
+    def __deepcopy__(self, memo: Any) -> _Nodes:
+        return self
+
+
+def _schema_node(group: str, choice: str) -> Callable[[], Any]:
+    return lambda: _node(group, choice, schema(f"{group}_{choice}", GROUPS[group].keys(choice)))
+
+
+def _experiment_node(name: str, chosen: Mapping[str, Any]) -> Callable[[], Any]:
+    """The experiment, without its keys for other choices than those `chosen` beside it (conv=spline has no degree)."""
+
+    def make() -> Any:
+        content = EXPERIMENTS[name].node()
+        for group, choice in chosen.items():
+            if group in content and choice in GROUPS[group].names():
+                known = {key.name for key in GROUPS[group].keys(choice)}
+                content[group] = {key: value for key, value in content[group].items() if key in known}
+        return _node("experiment", name, content, package="_global_")
+
+    return make
+
+
+def _node(group: str, name: str, content: Any, package: str | None = None) -> Any:
+    config = require("omegaconf", _EXTRA).OmegaConf.structured(content)
+    make = require("hydra.core.config_store", _EXTRA).ConfigNode
+    return make(name=f"{name}.yaml", node=config, group=group, package=package, provider=None)
+
+
 @contextlib.contextmanager
 def _hydra() -> Iterator[_Composer]:
     hydra = require("hydra", _EXTRA)
     store = require("hydra.core.config_store", _EXTRA).ConfigStore.instance()
     state = require("hydra.core.global_hydra", _EXTRA).GlobalHydra
     # Hydra's store and its instance are global: a program that uses Hydra itself must find both as it left them.
-    before, instance = store.repo, state.instance().hydra
-    store.repo = {key: value for key, value in before.items() if key == "hydra" or key.startswith("_dummy")}
+    before, instance, chosen = store.repo, state.instance().hydra, {}
+    store.repo = _Nodes({key: value for key, value in before.items() if key == "hydra" or key.startswith("_dummy")})
     state.instance().clear()
     try:
         store.store(name="root", node=Root)
         for name, group in GROUPS.items():
-            for choice in group.names():
-                store.store(group=name, name=choice, node=schema(f"{name}_{choice}", group.keys(choice)))
+            store.repo[name] = _Nodes({f"{choice}.yaml": _schema_node(name, choice) for choice in group.names()})
+        store.repo["experiment"] = _Nodes({f"{name}.yaml": _experiment_node(name, chosen) for name in EXPERIMENTS})
         with hydra.initialize_config_module("kanvolution.configs", version_base="1.3"):
-            yield _Composer()
+            yield _Composer(chosen)
     finally:
         store.repo = before
         state.instance().hydra = instance

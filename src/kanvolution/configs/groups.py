@@ -169,6 +169,9 @@ class Root:
     output_dir: str | None = dataclasses.field(
         default=None, metadata={"help": "a new or empty folder; null: runs/TIME-MODEL-CONV-DATA"}
     )
+    resume: str | None = dataclasses.field(
+        default=None, metadata={"help": "folder of a run that was stopped: go on with it, with its own config"}
+    )
 
 
 def schema(name: str, keys: list[Key]) -> type:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import textwrap
 from collections.abc import Sequence
 from importlib import resources
 from typing import Any
 
 from kanvolution.configs.compose import compose
+from kanvolution.configs.experiments import EXPERIMENTS
 from kanvolution.configs.groups import GROUPS, Key, Root, dataclass_keys
 
 _HEAD = """\
@@ -21,11 +23,14 @@ examples:
   kanvolution train model=simple8 data=cifar10 data.path=DIR data.download=true trainer.epochs=50
   kanvolution train data=image_folder data.path=DIR data.image_size=64 trainer.num_workers=4
   kanvolution train data=npz data.path=FILE.npz model.channels=[16,32,64,128] optim.lr=1e-3
-  kanvolution train --import my_model.py model=mine
+  kanvolution train --import my_model.py model=mine data=image_folder data.path=DIR
+  kanvolution train experiment=cifar10_simple8_gram data.download=true      with the settings of a published result
+  kanvolution train -m conv=gram,spline seed=0,1,2 output_dir=runs/bases    a run for each, and a table
   kanvolution train conv=jacobi --help          the keys below, for these choices
 
 options:
   --import FILE   a Python file of yours that registers models, bases, data sets, ...; may be given more than once
+  -m, --multirun  a run for each combination of several values: KEY=A,B KEY=range(0,3) GROUP=glob(*)
   --debug         show the traceback of an error
   -h, --help      this text
 
@@ -37,15 +42,26 @@ def manual(overrides: Sequence[str] = ()) -> str:
     """Groups, their choices, and all keys with the values they have under `overrides`."""
     composed = compose(overrides, allow_missing=True)
     lines = [_HEAD, "groups (the choice in brackets):"]
-    names = {name: sorted({*group.names(), *_files(name)}) for name, group in GROUPS.items()}
     for name, group in GROUPS.items():
         lines.append(f"  {name:<11}{group.help} [{composed.choices[name]}]")
-        lines.append(_wrapped(", ".join(names[name])))
+        lines.append(_wrapped(", ".join(choices_of(name))))
     lines.append(f"  {'experiment':<11}settings of several groups at once [none]")
-    lines.append(_wrapped(", ".join(_files("experiment"))))
+    lines.append(_wrapped(_experiments()))
     lines.append("\nkeys:")
     lines += _key_lines(composed.values, {f.name: f.metadata.get("help", "") for f in dataclasses.fields(Root)})
     return "\n".join(lines)
+
+
+def _experiments() -> str:
+    """The experiments by name; the baselines, DATA_MODEL_CONV_VARIANT, are written as one pattern."""
+    found = {
+        name: re.fullmatch(r"(\w+?)_(simple\d+)(?:_(\w+?))?(?:_(affine|instance|l1))?", name) for name in EXPERIMENTS
+    }
+    data, model, conv, variant = (
+        "{" + ",".join(sorted({match[i] for match in found.values() if match and match[i]})) + "}" for i in range(1, 5)
+    )
+    others = [name for name in choices_of("experiment") if not found.get(name)]
+    return ", ".join([*others, f"{data}_{model}[_{conv}[_{variant}]]"]).replace(",", ", ").replace(",  ", ", ")
 
 
 def _key_lines(values: dict[str, Any], help: dict[str, str]) -> list[str]:
@@ -80,6 +96,12 @@ def _shown(value: Any) -> str:
     if isinstance(value, list):
         return "[" + ",".join(map(_shown, value)) + "]"
     return "VALUE (must be given)" if value == "???" else str(value)
+
+
+def choices_of(group: str) -> list[str]:
+    """The choices of a group, "experiment" among them: those of its registry and those in its folder of files."""
+    registered = EXPERIMENTS if group == "experiment" else GROUPS[group].names()
+    return sorted({*registered, *_files(group)})
 
 
 def _files(group: str) -> list[str]:

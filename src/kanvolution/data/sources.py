@@ -112,19 +112,26 @@ class RowSource(ImageSource):
     Args:
         rows: the data set.
         name: what errors call it.
+
+    Raises:
+        ValueError: a column is missing, or a label is no class number.
     """
 
     def __init__(self, rows: Any, name: str) -> None:
         missing = [column for column in ("image", "label") if column not in rows.column_names]
         if missing:
             raise ValueError(f"{name} has no column {missing[0]!r} (it has {', '.join(rows.column_names)})")
-        super().__init__(list(rows["label"]))
+        labels = list(rows["label"])
+        if not labels or not all(isinstance(label, int) and label >= 0 for label in labels):
+            odd = next((label for label in labels if not isinstance(label, int) or label < 0), "none at all")
+            raise ValueError(f"{name} has label {odd!r}; it must have a class number from 0 for each image")
+        super().__init__(labels)
         self.rows, self.name = rows, name
 
     def read(self, index: int, channels: int) -> Tensor:
         try:
             return image_tensor(self.rows[index]["image"], channels)
-        except OSError as error:  # what Pillow says of a broken image
+        except Exception as error:  # the library decodes by Pillow, which reports broken images in many ways
             raise ValueError(f"cannot read image {index} of {self.name}: {error}") from error
 
 

@@ -97,7 +97,7 @@ def save_pretrained(
     described = _plain_data(data)
     card = model_card(model, config, source=repo_id or folder.resolve().name, data=described, metadata=metadata)
     folder.mkdir(parents=True, exist_ok=True)
-    write_weights(folder / WEIGHTS, model)
+    write_weights(folder / WEIGHTS, model.state_dict())
     write_config(folder, model, described)
     write_text(folder / CARD, card)
     return folder

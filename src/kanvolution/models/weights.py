@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from kanvolution.files import atomic
+from kanvolution.files import saving
 from kanvolution.registry import unknown_name
 
 WEIGHTS = "model.safetensors"
@@ -26,12 +26,16 @@ _WRAPPERS = ("state_dict", "model_state_dict", "model")
 _SHOWN = 5
 
 
-def write_weights(path: str | Path, model: nn.Module, metadata: Mapping[str, str] | None = None) -> None:
-    """Write the state dict of `model` as safetensors, whole or not at all; an older file stays until then."""
+def write_weights(path: str | Path, state: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> None:
+    """Write a state dict as safetensors, whole or not at all; an older file stays until then.
+
+    Raises:
+        OSError: no space or no permission.
+    """
     # Clones, since the format refuses tensors that share memory.
-    state = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
-    with atomic(path) as temporary:
-        save_file(state, temporary, metadata={"format": "pt", **(metadata or {})})
+    own = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
+    with saving(path) as temporary:
+        save_file(own, temporary, metadata={"format": "pt", **(metadata or {})})
 
 
 def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -90,7 +90,7 @@ def stack(values: Callable[..., Planes], call: Call) -> Tensor:
     planes = list(_result_planes(values, call))
     if torch.compiler.is_compiling() and call.base == "identity":
         # Were x itself among the planes, the compiler would copy each of them into place in a loop of its own.
-        planes[0] = -(-planes[0])
+        planes[0] = planes[0].neg().neg()
     if memory_format(call.x) != torch.contiguous_format:
         stacked = torch.stack([plane.movedim(1, -1) for plane in planes], dim=-1).movedim((-2, -1), (1, 2))
     else:

@@ -1,8 +1,10 @@
 """Training: one engine, tasks, optimisers, schedules, run folders. Optional packages are imported when a run starts."""
 
 from kanvolution.train.checkpoint import Run, load_run, save_run
-from kanvolution.train.engine import FitResult, NonFiniteLossError, TrainerConfig, TrainingInterrupted, fit
+from kanvolution.train.config import TrainerConfig
+from kanvolution.train.engine import FitResult, TrainingInterrupted, fit
 from kanvolution.train.evaluate import Evaluation, evaluate, find_checkpoint
+from kanvolution.train.health import NonFiniteLossError
 from kanvolution.train.job import run_job
 from kanvolution.train.losses import LOSSES, create_loss, list_losses, register_loss
 from kanvolution.train.objective import Objective

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
 from kanvolution.data.info import DataInfo
 from kanvolution.models.hub import fetch
@@ -28,15 +29,19 @@ def save_config(folder: Path, model: nn.Module, info: DataInfo) -> None:
     write_config(folder, model, info.to_dict())
 
 
-def save_weights(folder: Path, model: nn.Module, epoch: int) -> None:
-    """Write `model.safetensors`, whole or not at all; an older one stays until the new one is complete."""
-    write_weights(folder / WEIGHTS, model, {"epoch": str(epoch)})
+def save_weights(folder: Path, state: Mapping[str, Tensor], epoch: int) -> None:
+    """Write a state dict as `model.safetensors`, whole or not at all; an older one stays until then.
+
+    Raises:
+        OSError: no space or no permission.
+    """
+    write_weights(folder / WEIGHTS, state, {"epoch": str(epoch)})
 
 
 def save_run(folder: str | Path, model: nn.Module, info: DataInfo, epoch: int = 0) -> None:
     """Save a model so that `load_run` and `kanvolution predict` can use it. `folder` must exist."""
     save_config(Path(folder), model, info)
-    save_weights(Path(folder), model, epoch)
+    save_weights(Path(folder), model.state_dict(), epoch)
 
 
 def load_run(path: str | Path, model: nn.Module | None = None) -> Run:

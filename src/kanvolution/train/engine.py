@@ -1,4 +1,4 @@
-"""The training loop, on whatever device Accelerate finds."""
+"""The training loop, on whatever devices Accelerate finds."""
 
 from __future__ import annotations
 
@@ -6,59 +6,42 @@ import contextlib
 import math
 import shutil
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from kanvolution.checks import integer_at_least
 from kanvolution.data.info import DataSets
 from kanvolution.extras import require
-from kanvolution.files import append_json_line, write_json, write_text
+from kanvolution.files import append_json_line, write_json, write_json_lines, write_text
 from kanvolution.registry import unknown_name
-from kanvolution.train.checkpoint import WEIGHTS, parameter_count, save_config, save_weights
+from kanvolution.train.checkpoint import CONFIG, WEIGHTS, parameter_count, save_config, save_weights
+from kanvolution.train.config import TrainerConfig
+from kanvolution.train.ema import Ema
+from kanvolution.train.health import NonFiniteLossError, diagnose
 from kanvolution.train.interrupt import StopFlag, stop_on_signal
 from kanvolution.train.objective import Objective
 from kanvolution.train.optim import create_optim, needs_closure
-from kanvolution.train.progress import Progress, Silent, default_progress
-from kanvolution.train.run_folder import environment, make_run_folder
+from kanvolution.train.options import named_options
+from kanvolution.train.parallel import accelerator_of, on_main, shard
+from kanvolution.train.progress import Progress, Silent, default_progress, memory_in_use
+from kanvolution.train.randomness import EpochSampler, SeededImages, seed_step
+from kanvolution.train.run_folder import RESULT, environment, make_run_folder, open_run_folder, record_environment
 from kanvolution.train.schedule import create_schedule
+from kanvolution.train.state import Parts, Position, States, check_settings, load_state, plain
 from kanvolution.train.tasks import Task, create_task
 from kanvolution.train.trackers import NoTracker, Tracker, create_tracker
+from kanvolution.train.with_loss import ModelWithLoss
 from kanvolution.visualize import draw_run
 
-PRECISIONS = ("no", "bf16", "fp16")
-
-
-def _key(default: Any, help: str) -> Any:
-    return field(default=default, metadata={"help": help})
-
-
-@dataclass
-class TrainerConfig:
-    """How the loop runs. Raises ValueError for a value out of range."""
-
-    epochs: int = _key(20, "passes over the training images")
-    batch_size: int = _key(64, "images in a step, on each device")
-    grad_clip: float = _key(1.0, "largest norm of the gradient; 0 leaves it as it is, and so does optim=lbfgs")
-    mixed_precision: str = _key("no", "no, bf16 or fp16 (fp16 needs a GPU)")
-    num_workers: int = _key(0, "processes that prepare images; 0 is best for small images in memory")
-    cpu: bool = _key(False, "use the CPU even where there is a GPU")
-
-    def __post_init__(self) -> None:
-        integer_at_least("trainer.epochs", self.epochs, 1)
-        integer_at_least("trainer.batch_size", self.batch_size, 1)
-        integer_at_least("trainer.num_workers", self.num_workers, 0)
-        if not self.grad_clip >= 0:
-            raise ValueError(f"trainer.grad_clip (={self.grad_clip}) must be >= 0; 0 switches clipping off")
-        if self.mixed_precision not in PRECISIONS:
-            raise ValueError(unknown_name("trainer.mixed_precision", self.mixed_precision, PRECISIONS))
-        if self.mixed_precision == "fp16" and (self.cpu or not torch.cuda.is_available()):
-            raise ValueError("trainer.mixed_precision (='fp16') needs a GPU; on a CPU use bf16 or no")
+BEST = "best"
+"""Folder in a run that holds the weights of the best epoch, where `keep_best` asks for them."""
 
 
 @dataclass(frozen=True)
@@ -78,14 +61,13 @@ class TrainingInterrupted(Exception):  # noqa: N818 - it is no error
     def __init__(self, folder: Path, epoch: int, signal_name: str) -> None:
         self.folder, self.epoch = folder, epoch
         super().__init__(
-            f"stopped by {signal_name}; the weights after {epoch} whole epoch{'s' * (epoch != 1)} are in {folder}"
-            if epoch
-            else f"stopped by {signal_name} in the first epoch; the weights so far are in {folder}"
+            (
+                f"stopped by {signal_name}; the weights after {epoch} whole epoch{'s' * (epoch != 1)} are in {folder}"
+                if epoch
+                else f"stopped by {signal_name} in the first epoch; the weights so far are in {folder}"
+            )
+            + f". Continue with resume={folder}"
         )
-
-
-class NonFiniteLossError(ArithmeticError):
-    """The loss became infinite or not a number."""
 
 
 def fit(
@@ -99,6 +81,7 @@ def fit(
     tracker: str | Mapping[str, Any] | Tracker = "auto",
     seed: int = 0,
     output_dir: str | Path | None = None,
+    resume: str | Path | None = None,
     config: str | None = None,
     name: str = "run",
     progress: Progress | None = None,
@@ -106,8 +89,11 @@ def fit(
     """Train a model in place, and save it after every epoch.
 
     The run folder gets `model.safetensors` and `config.json` (see `load_run`), `metrics.jsonl` (a line for each epoch),
-    `environment.json`, `result.json`, and the pictures of `kanvolution.visualize.draw_run`. The weights of the last
-    epoch are the result: none is picked by its validation score.
+    `environment.json`, `result.json`, the pictures of `kanvolution.visualize.draw_run`, and until it is finished
+    `checkpoints/`, from which `resume` goes on. The weights of the last epoch are the result (with `trainer.ema`, their
+    running mean): none is picked by its validation score. `trainer.keep_best` saves the best ones beside it.
+
+    With torchrun it is called in every process, and all of them return; the first one writes the files.
 
     Args:
         model: a network whose output the task understands.
@@ -117,14 +103,18 @@ def fit(
         tracker: where the metrics are shown; see `create_tracker`.
         seed: of data order, augmentation and dropout. (Seed torch before making the model for the initial weights.)
         output_dir: a new or empty folder; None makes one under runs/.
+        resume: the folder of a run that was stopped: go on with it, to the same weights as if it had never stopped. All
+            other arguments must be those that it began with; the weights of `model` are replaced.
         config: the text of a config to save as `config.yaml`.
         name: used for the folder that None makes.
         progress: what is told of the run's course; None prints to stdout.
 
     Raises:
-        ValueError: an unknown name or option, a value out of range, or a folder that is not empty.
+        ValueError: an unknown name or option, a value out of range, a folder that is not empty, or a run to resume that
+            is finished or began with other arguments.
         NonFiniteLossError: the loss became infinite or not a number; the last checkpoint is kept.
-        TrainingInterrupted: SIGINT or SIGTERM; the last checkpoint is kept.
+        TrainingInterrupted: SIGINT or SIGTERM; `resume` goes on from there.
+        OSError: a checkpoint cannot be written; the one before is kept.
 
     Example:
         >>> import tempfile, kanvolution as kv
@@ -140,60 +130,94 @@ def fit(
     """
     trainer = trainer or TrainerConfig()
     integer_at_least("seed", seed, 0)
+    if resume is not None and output_dir is not None and Path(resume).resolve() != Path(output_dir).resolve():
+        raise ValueError(f"resume (={str(resume)!r}) goes on in its own folder; leave out output_dir (={output_dir})")
+    settings = {
+        "model": getattr(model, "config", type(model).__name__),
+        "data": {"train": _size(data.train), "val": _size(data.val), **data.info.to_dict()},
+        **{kind: _chosen(kind, c) for kind, c in (("task", task), ("optim", optim), ("schedule", schedule))},
+        "trainer": asdict(trainer),
+        "seed": seed,
+    }
     task = task if isinstance(task, Task) else create_task(task, data.info)
-    optimizer = create_optim(optim, model)
     create_schedule(schedule, trainer.epochs, trainer.epochs)
     tracker = tracker if isinstance(tracker, Tracker) else create_tracker(tracker)
     progress = default_progress() if progress is None else progress
-    with _accelerator(trainer, seed) as accelerator:
+    with accelerator_of(trainer, seed) as accelerator, _memory_format(model, trainer):
         progress = progress if accelerator.is_main_process else Silent()
         tracker = tracker if accelerator.is_main_process else NoTracker()
-        loop = _Loop(accelerator, model, optimizer, schedule, data, task, trainer, progress)
-        folder = Path()
-        if accelerator.is_main_process:
+        loop = _Loop(accelerator, model, optim, schedule, data, task, trainer, seed, progress)
+        settings["processes"] = accelerator.num_processes
+
+        def make_folder() -> str:
+            if resume is not None:
+                return str(open_run_folder(resume))
             folder = make_run_folder(output_dir, name)
             save_config(folder, model, data.info)
-            write_json(folder / "environment.json", {**environment(accelerator.device), "seed": seed})
             if config is not None:
                 write_text(folder / "config.yaml", config)
-        with stop_on_signal() as stop:
-            progress.start(f"training {name} on {accelerator.device}: {folder}", trainer.epochs, loop.steps_per_epoch)
-            try:
+            return str(folder)
+
+        folder = Path(on_main(accelerator, make_folder))
+        try:
+            with stop_on_signal() as stop:
+                loop.open(folder, plain(settings), resume is not None)
+                facts = {**environment(accelerator.device, accelerator.num_processes), "seed": seed}
+                on_main(accelerator, partial(record_environment, folder, facts))
+                title = f"training {name} on {accelerator.device}: {folder}"
+                progress.start(title, trainer.epochs, loop.steps_per_epoch, loop.steps_done)
                 with tracker.running(folder, name, config):
-                    result = loop.run(folder, stop, tracker)
+                    result = loop.run(stop, tracker)
                     if accelerator.is_main_process:
                         tracker.show(draw_run(folder))
                 return result
-            except (ValueError, TypeError):
-                # A mistake that shows only now. The folder is new and holds no weights; a corrected run may take it.
-                if accelerator.is_main_process and not (folder / WEIGHTS).exists():
-                    shutil.rmtree(folder)
-                raise
-            finally:
-                progress.stop()
+        except (ValueError, TypeError):
+            # A mistake that shows only now. A new folder without weights is of no use; a corrected run may take it.
+            if resume is None and accelerator.is_main_process and not (folder / WEIGHTS).exists():
+                shutil.rmtree(folder)
+            raise
+        finally:
+            progress.stop()
+
+
+def _size(images: Dataset) -> int:
+    return len(images)  # pyright: ignore[reportArgumentType]
+
+
+def _chosen(kind: str, choice: Any) -> Any:
+    """The choice of a task, optimiser or schedule, written in one way."""
+    if isinstance(choice, str | Mapping):
+        name, options = named_options(kind, choice)
+        return {"name": name, **options}
+    return type(choice).__qualname__
 
 
 @contextlib.contextmanager
-def _accelerator(trainer: TrainerConfig, seed: int) -> Iterator[Any]:
-    accelerate = require("accelerate", "train")
-    state = require("accelerate.state", "train")
-    # Accelerate keeps its settings in class-wide state and refuses others later: every run starts anew, and a program
-    # that uses Accelerate itself finds its own again.
-    shared = [getattr(state, name)._shared_state for name in ("AcceleratorState", "PartialState", "GradientState")]
-    before = [dict(values) for values in shared]
-    for values in shared:
-        values.clear()
-    accelerate.utils.set_seed(seed)
-    try:
-        yield accelerate.Accelerator(
-            cpu=trainer.cpu,
-            mixed_precision=trainer.mixed_precision,
-            dataloader_config=accelerate.utils.DataLoaderConfiguration(use_seedable_sampler=True, data_seed=seed),
+def _memory_format(model: nn.Module, trainer: TrainerConfig) -> Iterator[None]:
+    """The model in channels-last order, if asked for; gradient checkpointing for the time of the block."""
+    if trainer.channels_last:
+        model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+    if not trainer.grad_checkpointing:
+        yield
+        return
+    switch: Any = getattr(model, "set_grad_checkpointing", None)
+    if switch is None:
+        raise ValueError(
+            f"trainer.grad_checkpointing (=True) needs a model with a method set_grad_checkpointing, and "
+            f"{type(model).__name__} has none; set it to false"
         )
+    before = bool(getattr(model, "grad_checkpointing", False))
+    switch(True)
+    try:
+        with contextlib.ExitStack() as stack:
+            if trainer.compile:
+                from torch._dynamo import config
+
+                # What modules hold for `collect_losses` is not to be held again when backward runs a forward.
+                stack.enter_context(config.patch(skip_fwd_side_effects_in_bwd_under_checkpoint=True))
+            yield
     finally:
-        for values, old in zip(shared, before, strict=True):
-            values.clear()
-            values.update(old)
+        switch(before)
 
 
 class _Loop:
@@ -203,172 +227,283 @@ class _Loop:
         self,
         accelerator: Any,
         model: nn.Module,
-        optimizer: torch.optim.Optimizer,
+        optim: str | Mapping[str, Any],
         schedule: str | Mapping[str, Any],
         data: DataSets,
         task: Task,
         trainer: TrainerConfig,
+        seed: int,
         progress: Progress,
     ) -> None:
-        self.accelerator, self.raw_model, self.task, self.trainer, self.progress = (
-            accelerator,
-            model,
-            task,
-            trainer,
-            progress,
-        )
-        self.objective = Objective(task, model)
+        self.accelerator, self.model, self.task = accelerator, model, task
+        self.trainer, self.seed, self.progress = trainer, seed, progress
+        if trainer.fsdp:
+            shard(model, accelerator)
+        optimizer = create_optim(optim, model)
         self.needs_closure = needs_closure(optimizer)
         if self.needs_closure and trainer.mixed_precision == "fp16":
             raise ValueError(
                 f"trainer.mixed_precision (='fp16') cannot be used with {type(optimizer).__name__}, which evaluates "
                 "the loss several times in a step; use bf16 or no"
             )
-        self.own_forward = "forward" in vars(model)
-        size = len(data.train)  # pyright: ignore[reportArgumentType]
-        common: dict[str, Any] = {
-            "num_workers": trainer.num_workers,
-            "pin_memory": accelerator.device.type == "cuda",
-            "persistent_workers": trainer.num_workers > 0,
-        }
-        # A last batch of a few images (of one, for a norm) is left out; the order changes with every epoch.
-        train = DataLoader(data.train, trainer.batch_size, shuffle=True, drop_last=size >= trainer.batch_size, **common)
-        val = DataLoader(data.val, trainer.batch_size, **common)
-        self.model, self.optimizer, self.train_loader, self.val_loader = accelerator.prepare(
-            model, optimizer, train, val
-        )
-        self.steps_per_epoch = len(self.train_loader)
+        self.objective = Objective(task, model)
+        with_loss = ModelWithLoss(model, self.objective, trainer.compile)
+        # What is spread over the processes already needs no wrapping for them.
+        self.run_model = accelerator.prepare_model(with_loss, evaluation_mode=trainer.fsdp)
+        self.optimizer = accelerator.prepare_optimizer(optimizer)
+        self._make_loaders(data)
+        self.steps_per_epoch = math.ceil(len(self.train_loader) / trainer.accumulation)
         factor = create_schedule(schedule, self.steps_per_epoch * trainer.epochs, trainer.epochs)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+        ema = Ema(model, trainer.ema) if trainer.ema else None
+        self.parts = Parts(model, optimizer, self.scheduler, accelerator.scaler, ema, trainer.fsdp)
+        self.position = Position()
 
-    def run(self, folder: Path, stop: StopFlag, tracker: Tracker) -> FitResult:
+    def _make_loaders(self, data: DataSets) -> None:
+        trainer = self.trainer
+        common: dict[str, Any] = {
+            "num_workers": trainer.num_workers,
+            "pin_memory": self.accelerator.device.type == "cuda",
+            "persistent_workers": trainer.num_workers > 0,
+        }
+        size, together = _size(data.train), trainer.batch_size * self.accelerator.num_processes
+        limit = trainer.max_steps * trainer.accumulation * together if trainer.max_steps else None
+        self.sampler = EpochSampler(size, self.seed, limit)
+        # A last batch of a few images (of one, for a norm) is left out; the order changes with every epoch.
+        whole = size >= together
+        images = SeededImages(data.train, self.seed)
+        train = DataLoader(images, trainer.batch_size, sampler=self.sampler, drop_last=whole, **common)
+        val = data.val
+        if trainer.max_steps:
+            val = Subset(val, range(min(_size(val), trainer.max_steps * together)))
+        val = DataLoader(val, trainer.batch_size, **common)
+        self.train_loader, self.val_loader = map(self.accelerator.prepare_data_loader, (train, val))
+        self.images_per_step = trainer.accumulation * together
+        self.images_per_epoch = len(self.train_loader) * together if whole else size
+
+    @property
+    def steps_done(self) -> int:
+        """Steps of the optimiser since the beginning of the run."""
+        return (self.position.epoch - 1) * self.steps_per_epoch + self.position.step
+
+    def open(self, folder: Path, settings: Mapping[str, Any], resume: bool) -> None:
+        """Begin the run in its folder, or go to where it was stopped."""
+        self.folder, self.settings = folder, settings
+        self.states = States(folder, self.trainer.keep_last)
+        newest = on_main(self.accelerator, lambda: str(self.states.newest() or "")) if resume else ""
+        if not newest:
+            self._save_state()
+            return
+        stored, self.position, parts = load_state(Path(newest))
+        check_settings(folder, stored, settings)
+        self.parts.load_state_dict(parts, source=newest)
+        self.last_state = newest
+
+        def clean() -> None:
+            self.states.tidy()
+            # An epoch that was recorded, but whose state was not saved any more, is trained again.
+            write_json_lines(folder / "metrics.jsonl", self.position.records)
+
+        on_main(self.accelerator, clean)
+
+    def run(self, stop: StopFlag, tracker: Tracker) -> FitResult:
+        """Train to the end, or to a signal."""
+        self.stop, self.stopping, self.tracker = stop, False, tracker
         with self.objective:
-            return self._run(folder, stop, tracker)
+            return self._run()
 
-    def _run(self, folder: Path, stop: StopFlag, tracker: Tracker) -> FitResult:
-        started, epoch = time.perf_counter(), 0
-        metrics: dict[str, float | None] = {}
-        try:
-            for epoch in range(1, self.trainer.epochs + 1):
-                begun = time.perf_counter()
-                lr = self.scheduler.get_last_lr()[0]
-                train_loss, images = self._train_epoch(epoch, stop)
-                penalties = self.objective.means()
-                trained = time.perf_counter() - begun
-                if not stop:
-                    metrics = self._validate(stop)
-                if stop:
-                    self._interrupted(folder, epoch - 1, stop)
-                record = {
-                    "epoch": epoch,
-                    "lr": lr,
-                    "train_loss": train_loss,
-                    **{f"train_{name}": value for name, value in penalties.items()},
-                    **{f"val_{name}": value for name, value in metrics.items()},
-                    "seconds": round(time.perf_counter() - begun, 3),
-                    "images_per_second": round(images / trained, 1),
-                }
-                if self.accelerator.is_main_process:
-                    save_weights(folder, self._unwrapped(), epoch)
-                    append_json_line(folder / "metrics.jsonl", record)
-                    self.progress.epoch(record)
-                    tracker.log(record)
-        except NonFiniteLossError as error:
-            kept = f"the weights of the last good epoch are in {folder}" if epoch > 1 else "no weights were saved yet"
-            raise NonFiniteLossError(f"{error}; {kept}") from None
-        finally:
-            # Takes Accelerate's wrapping of forward off the caller's model, and the attribute it leaves behind.
-            self.accelerator.unwrap_model(self.model, keep_fp32_wrapper=False)
-            if not self.own_forward:
-                vars(self.raw_model).pop("forward", None)
-        seconds = time.perf_counter() - started
-        result = FitResult(folder, metrics, self.task.tables(), parameter_count(self.raw_model), round(seconds, 2))
-        if self.accelerator.is_main_process:
-            write_json(folder / "result.json", {k: v for k, v in asdict(result).items() if k != "folder"})
+    def _run(self) -> FitResult:
+        position, metrics = self.position, {}
+        while position.epoch <= self.trainer.epochs:
+            if position.step == 0:
+                position.lr = float(self.scheduler.get_last_lr()[0])
+            self._train_epoch()
+            begun = time.perf_counter()
+            with self.parts.averaged():
+                metrics = {} if self.stopping else self._validate()
+                if not self.stopping:
+                    self._record(metrics, position.seconds + time.perf_counter() - begun)
+            if self.stopping:
+                self._interrupted()
+            self.position = position = Position(position.epoch + 1, best=position.best, records=position.records)
+            if position.epoch <= self.trainer.epochs:
+                self._save_state()
+        if self.parts.ema is not None:
+            self.parts.ema.swap()
+        seconds = sum(record["seconds"] for record in position.records)
+        result = FitResult(self.folder, metrics, self.task.tables(), parameter_count(self.model), round(seconds, 2))
+
+        def finish() -> None:
+            write_json(self.folder / RESULT, {k: v for k, v in asdict(result).items() if k != "folder"})
+            self.states.clear()
+
+        on_main(self.accelerator, finish)
         return result
 
-    def _train_epoch(self, epoch: int, stop: StopFlag) -> tuple[float, int]:
-        self.model.train()
-        self.train_loader.set_epoch(epoch)
-        self.objective.begin()
-        total, images, recent = 0.0, 0, []
-        # On a GPU reading the loss waits for the device; look at it now and then.
-        interval = 1 if self.accelerator.device.type == "cpu" else 20
-        for step, (inputs, target) in enumerate(self.train_loader, start=1):
-            inputs, target = self.task.transform_batch(inputs, target)
-            recent.append(self._step(inputs, target))
-            if len(recent) == interval or step == self.steps_per_epoch:
-                total += self._checked_sum(recent, epoch, step)
-                recent = []
-            if not self.accelerator.optimizer_step_was_skipped:
-                self.scheduler.step()
-            self.optimizer.zero_grad()
-            images += len(target) * self.accelerator.num_processes
-            self.progress.step(epoch, len(target) * self.accelerator.num_processes)
-            if stop:
-                break
-        return total / self.steps_per_epoch, images
+    def _train_epoch(self) -> None:
+        position, every = self.position, self.trainer.checkpoint_steps
+        self.run_model.train()
+        self.sampler.begin(position.epoch, position.step * self.images_per_step)
+        self.objective.begin(position.penalties, position.calls)
+        begun = time.perf_counter() - position.seconds
+        for batches in _grouped(self.train_loader, self.trainer.accumulation):
+            position.loss += self._step(batches)
+            position.step += 1
+            position.seconds = time.perf_counter() - begun
+            self.progress.step(position.epoch, sum(len(b[0]) for b in batches) * self.accelerator.num_processes)
+            if self.stopping:
+                return
+            if every and self.steps_done % every == 0 and position.step < self.steps_per_epoch:
+                self._save_state()
 
-    def _step(self, inputs: Tensor, target: Tensor) -> Tensor:
-        """One step of the optimiser. Returns the loss before it."""
+    def _step(self, batches: list[Any]) -> float:
+        """One step of the optimiser on the mean loss of some batches. Returns that loss before the step."""
+        losses: list[float] = []
+
+        def closure() -> float:
+            # Seeded here, since a line search needs one function: dropout is the same in all evaluations of a step.
+            seed_step(self.seed, self.position.epoch, self.position.step, self.accelerator.process_index)
+            self.optimizer.zero_grad()
+            total = 0.0
+            for number, (inputs, target) in enumerate(batches, start=1):
+                last = number == len(batches)
+                inputs, target = self.task.transform_batch(inputs, target)
+                with contextlib.nullcontext() if last else self.accelerator.no_sync(self.run_model):
+                    loss = self.run_model(self._ordered(inputs), target) / len(batches)
+                    value = self._shared(loss)
+                    # A line search may try a step that is too long; its first evaluation is where the weights are.
+                    if not losses and not math.isfinite(value):
+                        raise self._not_finite(value, inputs)
+                    self.accelerator.backward(loss)
+                total += value
+            # What a line search sees has to be the gradient of the loss, at whatever length.
+            if self.trainer.grad_clip > 0 and not self.needs_closure:
+                self.accelerator.clip_grad_norm_(self.model.parameters(), self.trainer.grad_clip)
+            losses.append(total)
+            return total
+
         if self.needs_closure:
-            return self._step_with_closure(inputs, target)
-        loss = self._evaluate(inputs, target)
-        if self.trainer.grad_clip > 0:
-            self.accelerator.clip_grad_norm_(self.model.parameters(), self.trainer.grad_clip)
-        self.optimizer.step()
-        return loss
-
-    def _step_with_closure(self, inputs: Tensor, target: Tensor) -> Tensor:
-        # A line search needs one function: dropout and noise are the same in all evaluations of a step, and processes
-        # that see other images agree on the loss as they do on the gradients.
-        seed = int(torch.randint(2**62, ()))
-        device = self.accelerator.device
-        losses: list[Tensor] = []
-
-        def closure() -> Tensor:
-            self.optimizer.zero_grad()
-            with torch.random.fork_rng([device] if device.type == "cuda" else []):
-                torch.manual_seed(seed)
-                losses.append(self.accelerator.reduce(self._evaluate(inputs, target), "mean"))
-            return losses[-1]
-
-        self.optimizer.step(closure)
+            self.optimizer.step(closure)
+        else:
+            closure()
+            self.optimizer.step()
+        if not self.accelerator.optimizer_step_was_skipped:
+            self.scheduler.step()
+            if self.parts.ema is not None:
+                self.parts.ema.update()
         return losses[0]
 
-    def _evaluate(self, inputs: Tensor, target: Tensor) -> Tensor:
-        """The loss of a batch, with its gradients added to those that are there."""
-        loss = self.objective(self.model(inputs), target)
-        self.accelerator.backward(loss)
-        return loss.detach()
+    def _shared(self, loss: Tensor) -> float:
+        """The mean loss of all processes, which also agree here on whether to stop.
 
-    def _checked_sum(self, losses: list[Tensor], epoch: int, step: int) -> float:
-        values = torch.stack(losses).tolist()
-        for i, value in enumerate(values):
-            if not math.isfinite(value):
-                raise NonFiniteLossError(
-                    f"the loss is {value} at epoch {epoch}, step {step - len(values) + 1 + i} "
-                    f"(lr {self.scheduler.get_last_lr()[0]:.2e}); lower optim.lr or trainer.grad_clip, "
-                    "or use trainer.mixed_precision=no"
-                )
-        return sum(values)
+        It is read before backward: so a loss that is not finite never reaches the weights. On a GPU this waits for the
+        forward pass only; backward, the step and the next images overlap as before.
+        """
+        if self.accelerator.num_processes == 1:
+            self.stopping = bool(self.stop)
+            return float(loss.detach())
+        values = torch.stack([loss.detach().float(), torch.full_like(loss.detach(), bool(self.stop)).float()])
+        value, stopping = self.accelerator.reduce(values, "mean").tolist()
+        self.stopping = stopping > 0
+        return value
+
+    def _ordered(self, inputs: Tensor) -> Tensor:
+        channels_last = self.trainer.channels_last and inputs.ndim == 4
+        return inputs.to(memory_format=torch.channels_last) if channels_last else inputs
+
+    def _not_finite(self, value: float, inputs: Tensor) -> NonFiniteLossError:
+        position = self.position
+        seed_step(self.seed, position.epoch, position.step, self.accelerator.process_index)
+        with self.accelerator.autocast():
+            cause = diagnose(self.model, inputs, lambda: self.model(self._ordered(inputs)))
+        # The processes had other images: the first that found more than a bad sum tells.
+        causes = require("accelerate.utils", "train").gather_object([cause])
+        cause = min(causes, key=lambda text: "every layer" in text)
+        lr = float(self.scheduler.get_last_lr()[0])
+        return NonFiniteLossError(value, position.epoch, position.step + 1, lr, cause, self.last_state)
 
     @torch.no_grad()
-    def _validate(self, stop: StopFlag) -> dict[str, float | None]:
-        self.model.eval()
+    def _validate(self) -> dict[str, float | None]:
+        self.run_model.eval()
         self.task.reset(self.accelerator.device)
         for inputs, target in self.val_loader:
-            output, target = self.accelerator.gather_for_metrics((self.model(inputs), target))
+            output = self.run_model(self._ordered(inputs))
+            output, target = self.accelerator.gather_for_metrics((output, target))
             self.task.update(output, target)
-            if stop:
+            self._shared(torch.zeros((), device=self.accelerator.device))
+            if self.stopping:
                 return {}
         return self.task.compute()
 
-    def _interrupted(self, folder: Path, whole_epochs: int, stop: StopFlag) -> None:
-        # The weights of the last whole epoch are there already, with their metrics; save only where there are none.
-        if whole_epochs == 0 and self.accelerator.is_main_process:
-            save_weights(folder, self._unwrapped(), 0)
-        raise TrainingInterrupted(folder, whole_epochs, str(stop.name))
+    def _record(self, metrics: Mapping[str, float | None], seconds: float) -> None:
+        """Save the weights of an epoch, and write down what it measured."""
+        position = self.position
+        record = {
+            "epoch": position.epoch,
+            "lr": position.lr,
+            "train_loss": position.loss / self.steps_per_epoch,
+            **{f"train_{name}": value for name, value in self.objective.means().items()},
+            **{f"val_{name}": value for name, value in metrics.items()},
+            "seconds": round(seconds, 3),
+            "images_per_second": round(self.images_per_epoch / position.seconds, 1),
+            "memory_gib": round(memory_in_use(self.accelerator.device) / 2**30, 3),
+        }
+        position.records.append(record)
+        best = self._is_best(metrics)
+        weights = self.parts.model_state()
 
-    def _unwrapped(self) -> nn.Module:
-        return self.accelerator.unwrap_model(self.model)
+        def save() -> None:
+            save_weights(self.folder, weights, position.epoch)
+            if best:
+                (self.folder / BEST).mkdir(exist_ok=True)
+                save_weights(self.folder / BEST, weights, position.epoch)
+                shutil.copyfile(self.folder / CONFIG, self.folder / BEST / CONFIG)
+                write_json(self.folder / BEST / "metrics.json", record)
+            append_json_line(self.folder / "metrics.jsonl", record)
+
+        on_main(self.accelerator, save)
+        self.progress.epoch(record)
+        self.tracker.log(record)
+
+    def _is_best(self, metrics: Mapping[str, float | None]) -> bool:
+        """Whether this epoch has the best value of `keep_best` so far; remembers it."""
+        name = self.trainer.keep_best
+        if name is None:
+            return False
+        if name not in metrics:
+            raise ValueError(unknown_name("metric trainer.keep_best", name, metrics))
+        value, best = metrics[name], self.position.best
+        if value is None or not math.isfinite(value):
+            return False
+        better = best is None or (value < best if name in self.task.lower_is_better else value > best)
+        if better:
+            self.position.best = value
+        return better
+
+    def _save_state(self) -> None:
+        if self.position.step:
+            self.position.penalties, self.position.calls = self.objective.sums(), self.objective.calls
+        parts = self.parts.state_dict()
+        save = partial(self.states.save, self.steps_done, self.settings, self.position, parts)
+        self.last_state = on_main(self.accelerator, lambda: str(save()))
+
+    def _interrupted(self) -> None:
+        self._save_state()
+        # The weights of the last whole epoch are there already, with their metrics; save only where there are none.
+        if self.position.epoch == 1:
+            with self.parts.averaged():
+                weights = self.parts.model_state()
+                on_main(self.accelerator, lambda: save_weights(self.folder, weights, 0))
+        raise TrainingInterrupted(self.folder, self.position.epoch - 1, self.stop.name or "a signal to another process")
+
+
+def _grouped(batches: Iterable[Any], count: int) -> Iterator[list[Any]]:
+    """Lists of `count` batches; the last may be shorter."""
+    group: list[Any] = []
+    for batch in batches:
+        group.append(batch)
+        if len(group) == count:
+            yield group
+            group = []
+    if group:
+        yield group

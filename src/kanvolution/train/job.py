@@ -9,8 +9,10 @@ from kanvolution.data import create_data
 from kanvolution.extras import require
 from kanvolution.layers import ConvSpec
 from kanvolution.models import create_model
-from kanvolution.train.engine import FitResult, TrainerConfig, fit
+from kanvolution.train.config import TrainerConfig
+from kanvolution.train.engine import FitResult, fit
 from kanvolution.train.options import named_options
+from kanvolution.train.parallel import is_main
 from kanvolution.train.progress import Progress
 from kanvolution.train.run_folder import check_run_folder
 
@@ -26,7 +28,7 @@ def run_job(config: Mapping[str, Any], *, text: str | None = None, progress: Pro
     Raises:
         ValueError: see `fit`, `create_data` and `create_model`.
     """
-    if config["output_dir"] is not None:
+    if config["output_dir"] is not None and is_main():
         check_run_folder(config["output_dir"])
     trainer = TrainerConfig(**config["trainer"])
     spec = ConvSpec(**config["conv"])
@@ -47,6 +49,7 @@ def run_job(config: Mapping[str, Any], *, text: str | None = None, progress: Pro
         tracker=config["tracker"],
         seed=config["seed"],
         output_dir=config["output_dir"],
+        resume=config["resume"],
         config=text,
         name=f"{model_name}-{spec.basis}-{data.info.name}",
         progress=progress,

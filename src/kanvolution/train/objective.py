@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
@@ -66,10 +67,10 @@ class Objective:
     ) -> None:
         self._open.close()
 
-    def begin(self) -> None:
-        """Forget what was collected, such as in a validation, and begin new means."""
-        self._sums: dict[str, Tensor] = {}
-        self._calls = 0
+    def begin(self, sums: Mapping[str, float] | None = None, calls: int = 0) -> None:
+        """Forget what was collected, as in a validation; begin new means, or go on with `sums` over `calls`."""
+        self._sums = {name: torch.tensor(value) for name, value in (sums or {}).items()}
+        self.calls = calls
         if self._activations is not None:
             self._activations.discard()
 
@@ -78,13 +79,17 @@ class Objective:
         loss = self.task.loss(output, target) + collect_losses(self.model)
         for name, term in self._penalties().items():
             loss = loss + term
-            self._sums[name] = self._sums.get(name, torch.zeros_like(term)) + term.detach()
-        self._calls += 1
+            self._sums[name] = self._sums.get(name, torch.zeros(())).to(term.device) + term.detach()
+        self.calls += 1
         return loss
+
+    def sums(self) -> dict[str, float]:
+        """The sum of each penalty over the calls since `begin`."""
+        return {name: float(total) for name, total in self._sums.items()}
 
     def means(self) -> dict[str, float]:
         """The mean of each penalty over the calls since `begin`; empty where there is none."""
-        return {name: float(total) / self._calls for name, total in self._sums.items()}
+        return {name: total / self.calls for name, total in self.sums().items()}
 
     def _penalties(self) -> dict[str, Tensor]:
         terms = {}

@@ -82,8 +82,8 @@ def sgd(
 @register_optim("lion")
 def lion(
     params: ParamGroups,
-    lr: float = 2e-4,
-    weight_decay: float = 0.5,
+    lr: float = 5e-4,
+    weight_decay: float = 0.2,
     beta1: float = 0.9,
     beta2: float = 0.99,
     caution: bool = False,

@@ -57,9 +57,12 @@ def predict(
         One prediction for each image, in order.
 
     Raises:
-        ValueError: an image that cannot be read (the file is named) or has other channels, or no run there.
+        ValueError: an image that cannot be read (the file is named) or has other channels, no run there, or
+            one that segments.
     """
     run = run if isinstance(run, Run) else load_run(run)
+    if run.info.targets != "labels":
+        raise ValueError(f"the run in {str(run.path)!r} gives a class to every pixel; predict is for classes of images")
     integer_at_least("top", top, 1)
     integer_at_least("batch_size", batch_size, 1)
     if not images:

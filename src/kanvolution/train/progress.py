@@ -6,14 +6,16 @@ import sys
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+import torch
+
 from kanvolution.extras import require
 
 
 class Progress(Protocol):
     """Told of the run's course by the engine."""
 
-    def start(self, title: str, epochs: int, steps: int) -> None:
-        """Before the first epoch of `steps` steps."""
+    def start(self, title: str, epochs: int, steps: int, done: int = 0) -> None:
+        """Before the first epoch of `steps` steps; `done` is the number of steps that a continued run begins with."""
 
     def step(self, epoch: int, images: int) -> None:
         """After a step on `images` images."""
@@ -28,7 +30,7 @@ class Progress(Protocol):
 class Silent:
     """Prints nothing."""
 
-    def start(self, title: str, epochs: int, steps: int) -> None: ...
+    def start(self, title: str, epochs: int, steps: int, done: int = 0) -> None: ...
 
     def step(self, epoch: int, images: int) -> None: ...
 
@@ -40,7 +42,7 @@ class Silent:
 class Lines:
     """One line for each epoch."""
 
-    def start(self, title: str, epochs: int, steps: int) -> None:
+    def start(self, title: str, epochs: int, steps: int, done: int = 0) -> None:
         self.epochs = epochs
         self.print(title)
 
@@ -58,7 +60,7 @@ class Lines:
 class Bar(Lines):
     """A live bar with the rate in images a second and the time left, under the lines of the epochs."""
 
-    def start(self, title: str, epochs: int, steps: int) -> None:
+    def start(self, title: str, epochs: int, steps: int, done: int = 0) -> None:
         p = require("rich.progress", "train")
         self._images = 0
         self._bar = p.Progress(
@@ -66,6 +68,7 @@ class Bar(Lines):
             p.BarColumn(),
             p.TaskProgressColumn(),
             p.TextColumn("{task.fields[rate]}"),
+            p.TextColumn("{task.fields[memory]}"),
             p.TextColumn("elapsed"),
             p.TimeElapsedColumn(),
             p.TextColumn("left"),
@@ -73,14 +76,17 @@ class Bar(Lines):
             transient=True,
         )
         self._bar.start()
-        self._task = self._bar.add_task(f"epoch 1/{epochs}", total=epochs * steps, rate="")
-        super().start(title, epochs, steps)
+        self._task = self._bar.add_task(
+            f"epoch {done // steps + 1}/{epochs}", total=epochs * steps, completed=done, rate="", memory=""
+        )
+        super().start(title, epochs, steps, done)
 
     def step(self, epoch: int, images: int) -> None:
         self._images += images
         elapsed = self._bar.tasks[0].elapsed or 0.0
         rate = f"{self._images / elapsed:.0f} images/s" if elapsed > 0 else ""
-        self._bar.update(self._task, advance=1, description=f"epoch {epoch}/{self.epochs}", rate=rate)
+        memory = f"{memory_in_use() / 2**30:.2f} GiB"
+        self._bar.update(self._task, advance=1, description=f"epoch {epoch}/{self.epochs}", rate=rate, memory=memory)
 
     def stop(self) -> None:
         if hasattr(self, "_bar"):
@@ -88,6 +94,23 @@ class Bar(Lines):
 
     def print(self, text: str) -> None:
         self._bar.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def memory_in_use(device: torch.device | None = None) -> int:
+    """Most bytes that the run's tensors took on the GPU so far; without one, or on the CPU, most that the process took.
+
+    Args:
+        device: where the run is; None asks for the GPU if one was used.
+    """
+    kind = ("cuda" if torch.cuda.is_initialized() else "cpu") if device is None else device.type
+    if kind == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return 0
+    # Linux counts in KiB, macOS in bytes.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def default_progress() -> Progress:
@@ -105,7 +128,7 @@ _LABELS = {
     "iou": ("IoU", 1, "{:.4f}"),
     "hd95": ("HD95", 1, "{:.2f} px"),
 }
-_SHOWN_APART = ("epoch", "lr", "train_loss", "seconds", "images_per_second")
+_SHOWN_APART = ("epoch", "lr", "train_loss", "seconds", "images_per_second", "memory_gib")
 _NOT_IN_A_LINE = ("auc_ovo", "macro_recall", "macro_f1", "calibration_error", "sensitivity", "specificity", "precision")
 
 
@@ -117,6 +140,7 @@ def epoch_line(record: Mapping[str, Any], epochs: int) -> str:
     apart = {*_SHOWN_APART, *(f"val_{name}" for name in _NOT_IN_A_LINE)}
     parts += [" ".join(measured(key, value)) for key, value in record.items() if key not in apart]
     parts += [f"{record['seconds']:.1f} s", f"{record['images_per_second']:.0f} images/s"]
+    parts += [f"{record['memory_gib']:.2f} GiB"]
     return "  ".join(parts)
 
 

@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import datetime
+import importlib.metadata
+import json
 import os
 import platform
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from kanvolution.files import write_json
+from kanvolution.train.checkpoint import CONFIG
+
+RESULT = "result.json"
+_PACKAGES = ("torchvision", "accelerate", "torchmetrics", "numpy")
 
 
 def check_run_folder(path: str | Path) -> None:
@@ -62,7 +71,23 @@ def make_run_folder(path: str | Path | None, name: str) -> Path:
             return folder
 
 
-def environment(device: torch.device) -> dict[str, Any]:
+def open_run_folder(path: str | Path) -> Path:
+    """The folder of a run that is to be continued.
+
+    Raises:
+        ValueError: no run is there, it is finished, or it cannot be written to.
+    """
+    folder = Path(path)
+    if not (folder / CONFIG).is_file():
+        raise ValueError(f"resume (={str(path)!r}) is not the folder of a run: it has no {CONFIG}; start a new run")
+    if (folder / RESULT).is_file():
+        raise ValueError(f"resume (={str(path)!r}): this run is finished, its result is in {RESULT}; start a new run")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ValueError(f"resume (={str(path)!r}): no permission to write there; give it, or copy the folder")
+    return folder
+
+
+def environment(device: torch.device, processes: int = 1) -> dict[str, Any]:
     """What a run depends on beside its config: versions, hardware, commit, command line."""
     from kanvolution import __version__
 
@@ -70,13 +95,45 @@ def environment(device: torch.device) -> dict[str, Any]:
         "kanvolution": __version__,
         "python": platform.python_version(),
         "torch": torch.__version__,
+        **{name: _version(name) for name in _PACKAGES},
         "platform": platform.platform(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else _processor(),
+        "cuda": torch.version.cuda if device.type == "cuda" else None,
+        "processes": processes,
+        "cores": os.cpu_count(),
+        "memory_gib": _memory_gib(device),
         "threads": torch.get_num_threads(),
         "git_commit": _git_commit(),
         "command": sys.argv,
         "time": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
     }
+
+
+def record_environment(folder: Path, facts: Mapping[str, Any]) -> None:
+    """Write `environment.json`; where a run goes on, the new facts are added to those of its beginning."""
+    path = folder / "environment.json"
+    if not path.is_file():
+        write_json(path, facts)
+        return
+    first = json.loads(path.read_text(encoding="utf-8"))
+    write_json(path, {**first, "resumed": [*first.get("resumed", []), dict(facts)]})
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _memory_gib(device: torch.device) -> float | None:
+    """Memory of the device: of the GPU, or of the machine where the system tells."""
+    if device.type == "cuda":
+        return round(torch.cuda.get_device_properties(device).total_memory / 2**30, 1)
+    try:
+        return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
+    except (AttributeError, ValueError, OSError):
+        return None
 
 
 def _processor() -> str:

@@ -1,5 +1,7 @@
 """Pictures of runs and of learned functions. Drawn with Matplotlib's figures, without its global state."""
 
+from kanvolution.visualize.attribution import grad_cam, integrated_gradients, plot_attribution
+from kanvolution.visualize.comparison import comparison_figure
 from kanvolution.visualize.figures import save_figure
 from kanvolution.visualize.functions import (
     animate_functions,
@@ -36,16 +38,20 @@ __all__ = [
     "SymbolicTable",
     "animate_functions",
     "compare_functions",
+    "comparison_figure",
     "confusion_figure",
     "curves_figure",
     "draw_run",
     "fit_function",
+    "grad_cam",
     "importance",
+    "integrated_gradients",
     "layer_inputs",
     "layer_view",
     "layer_views",
     "out_of_range",
     "output_change",
+    "plot_attribution",
     "plot_functions",
     "plot_importance",
     "plot_kernel",

@@ -37,8 +37,11 @@ def draw_run(folder: str | Path) -> list[Path]:
     return [folder / name for name in figures]
 
 
+_SCORES = {"val_top1": ("accuracy", "top-1"), "val_dice": ("Dice", "Dice")}
+
+
 def curves_figure(records: Sequence[Mapping[str, Any]], title: str = "") -> Any:
-    """Loss, and accuracy where it was measured, over the epochs.
+    """Loss, and accuracy or Dice where one of them was measured, over the epochs.
 
     Args:
         records: lines of `metrics.jsonl`, one for each epoch.
@@ -49,20 +52,21 @@ def curves_figure(records: Sequence[Mapping[str, Any]], title: str = "") -> Any:
     """
     figure = new_figure((9, 3.8))
     epochs = [record["epoch"] for record in records]
-    scored = all(record.get("val_top1") is not None for record in records)
-    axes = figure.subplots(1, 2 if scored else 1, squeeze=False)[0]
+    scores = [key for key in _SCORES if all(record.get(key) is not None for record in records)]
+    axes = figure.subplots(1, 2 if scores else 1, squeeze=False)[0]
     marker = "o" if len(epochs) <= 40 else None
     for key, label, color in (("train_loss", "training", _TRAIN), ("val_loss", "validation", _VAL)):
         axes[0].plot(epochs, _numbers(records, key), marker=marker, markersize=3, label=label, color=color)
     positive = all(v > 0 for key in ("train_loss", "val_loss") for v in _numbers(records, key))
-    axes[0].set(title="Loss", ylabel="cross-entropy" + (" (log scale)" if positive else ""))
+    axes[0].set(title="Loss", ylabel="loss" + (" (log scale)" if positive else ""))
     if positive:
         axes[0].set_yscale("log")
     axes[0].legend(frameon=False)
-    if scored:
-        accuracy = [100 * value for value in _numbers(records, "val_top1")]
-        axes[1].plot(epochs, accuracy, marker=marker, markersize=3, color=_VAL)
-        axes[1].set(title=f"Validation accuracy (last epoch: {accuracy[-1]:.2f} %)", ylabel="top-1 (%)")
+    if scores:
+        name, label = _SCORES[scores[0]]
+        values = [100 * value for value in _numbers(records, scores[0])]
+        axes[1].plot(epochs, values, marker=marker, markersize=3, color=_VAL)
+        axes[1].set(title=f"Validation {name} (last epoch: {values[-1]:.2f} %)", ylabel=f"{label} (%)")
     for axis in axes:
         axis.set_xlabel("epoch")
         axis.xaxis.get_major_locator().set_params(integer=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -26,8 +26,11 @@ class LabelledTask(Task):
         penalties: strengths of penalties on weights and activations.
 
     Raises:
-        ValueError: a value out of range, or another number of weights than of classes.
+        ValueError: data with other targets, a value out of range, or another number of weights than of classes.
     """
+
+    targets: ClassVar[str] = "labels"
+    """The kind of target, see `DataInfo`."""
 
     def __init__(
         self,
@@ -37,6 +40,12 @@ class LabelledTask(Task):
         label_smoothing: float,
         penalties: Penalties | Mapping[str, float] | None,
     ) -> None:
+        if info.targets != self.targets:
+            fitting = "segmentation" if info.targets == "masks" else "classification"
+            raise ValueError(
+                f"data {info.name!r} has {info.targets} as targets, and this task needs {self.targets}; choose "
+                f"task={fitting}, or other data"
+            )
         self.penalties = Penalties.of(penalties)
         self.num_classes = info.num_classes
         if class_weights is not None and len(class_weights) != self.num_classes:

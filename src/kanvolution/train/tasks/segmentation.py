@@ -42,6 +42,7 @@ class Segmentation(LabelledTask):
         penalties: strengths of penalties on weights and activations, a dictionary or `Penalties`.
     """
 
+    targets = "masks"
     lower_is_better = frozenset({"loss", "hd95"})
 
     def __init__(

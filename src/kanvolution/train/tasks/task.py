@@ -58,14 +58,16 @@ class Task(ABC):
     """
 
     penalties: Penalties = Penalties()
+    lower_is_better: frozenset[str] = frozenset({"loss", "calibration_error", "hd95"})
+    """Metrics whose best value is the lowest; of all others it is the highest."""
 
-    lower_is_better: frozenset[str] = frozenset({"loss"})
+    lower_is_better: frozenset[str] = frozenset({"loss", "calibration_error", "hd95"})
     """Metrics whose best value is the lowest; of all others it is the highest."""
 
     def transform_batch(self, inputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """A training batch as the model and the loss shall see it (MixUp and its like); unchanged by default.
 
-        Randomness comes from torch's global generator, which is seeded, and restored where a run is resumed.
+        Randomness comes from torch's global generator, which is seeded anew for every step.
         """
         return inputs, target
 

@@ -1,0 +1,204 @@
+"""Several runs one after another, each in its own folder; what is done is not done again."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import statistics
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from kanvolution.cli.text import table
+
+if TYPE_CHECKING:
+    from kanvolution.configs import Composed
+
+MARK = "multirun.json"
+"""File that tells the folder of several runs from any other."""
+_ERROR = "error.txt"
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run to make: the name of its folder, its overrides, and what it differs by from the others."""
+
+    name: str
+    overrides: tuple[str, ...]
+    varied: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a job: its folder, with the content of `result.json`, or the error in one line."""
+
+    job: Job
+    folder: Path
+    result: dict[str, Any] | None
+    error: str | None = None
+
+
+def run_all(jobs: Sequence[Job], folder: Path, *, header: Mapping[str, Any]) -> list[Outcome]:
+    """Make all runs, in a folder of their own each, below `folder`.
+
+    A run that is finished is skipped, one that was interrupted begins anew. An error ends its own run only: it is
+    reported, and kept with its traceback in `error.txt`.
+
+    Args:
+        jobs: what to run.
+        folder: a new or empty folder, or one that this function has worked in.
+        header: what to write into `multirun.json`.
+
+    Raises:
+        ValueError: an override that cannot be used, in any of the jobs; the folder of a run holds another one; or the
+            folder is that of something else. All of it is found before the first run begins.
+        TrainingInterrupted: SIGINT or SIGTERM during a run.
+    """
+    from kanvolution.files import write_json
+    from kanvolution.train.run_folder import check_run_folder
+
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError("several runs are made in one process; leave out torchrun, or start each run by itself")
+    if not (folder / MARK).is_file():
+        check_run_folder(folder)
+    composed = [_compose(job, folder / job.name) for job in jobs]
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / MARK, header)
+    outcomes = []
+    for number, (job, config) in enumerate(zip(jobs, composed, strict=True), start=1):
+        print(f"run {number}/{len(jobs)}: {job.name}", flush=True)
+        outcomes.append(_run(job, config, folder / job.name))
+    return outcomes
+
+
+def _compose(job: Job, folder: Path) -> Composed:
+    from kanvolution.configs import compose, read_config
+
+    composed = compose([*job.overrides, f"output_dir={_quoted(str(folder))}"])
+    if (folder / "config.yaml").is_file() and read_config(folder) != composed.values:
+        raise ValueError(
+            f"{str(folder)!r} holds a run of another config (compare its config.yaml); choose another output_dir, or "
+            "remove the folder"
+        )
+    return composed
+
+
+def _run(job: Job, config: Composed, folder: Path) -> Outcome:
+    from kanvolution.train import TrainingInterrupted, run_job
+
+    if (folder / "result.json").is_file():
+        print("done before")
+        return Outcome(job, folder, _result(folder))
+    if (folder / "config.yaml").is_file():  # the same run, as _compose has seen
+        shutil.rmtree(folder)
+    (folder / _ERROR).unlink(missing_ok=True)
+    try:
+        run_job(config.values, text=config.text)
+    except TrainingInterrupted:
+        raise
+    except Exception as error:
+        message = " ".join(f"{type(error).__name__}: {error}".split())
+        print(f"kanvolution: failed: {job.name}: {message}", file=sys.stderr, flush=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / _ERROR).write_text(traceback.format_exc(), encoding="utf-8")
+        return Outcome(job, folder, None, message)
+    (folder / _ERROR).unlink(missing_ok=True)
+    return Outcome(job, folder, _result(folder))
+
+
+def _result(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "result.json").read_text(encoding="utf-8"))
+
+
+def _quoted(text: str) -> str:
+    """A string as a value in Hydra's language."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
+def folder_name(text: str, taken: Iterable[str] = ()) -> str:
+    """A name of a folder that tells `text`, and is none of those `taken`.
+
+    Example:
+        >>> from kanvolution.cli.multirun import folder_name
+        >>> folder_name("conv=gram,data.path='a b'")
+        'conv=gram,data.path=a_b'
+    """
+    stem = re.sub(r"[^A-Za-z0-9_.=,+-]+", "_", text.replace("'", "").replace('"', "")).strip("_.")[:120] or "run"
+    name, number = stem, 1
+    while name in taken:
+        number += 1
+        name = f"{stem}-{number}"
+    return name
+
+
+def summarise(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
+    """One entry for each setting: what it is, its runs over seeds, and mean and standard deviation of each metric.
+
+    The standard deviation is that of a sample (n - 1); with one run it is None.
+    """
+    groups: dict[tuple[tuple[str, str], ...], list[Outcome]] = {}
+    for outcome in outcomes:
+        setting = tuple((key, value) for key, value in outcome.job.varied.items() if key != "seed")
+        groups.setdefault(setting, []).append(outcome)
+    return [_summary(dict(setting), members) for setting, members in groups.items()]
+
+
+def _summary(setting: dict[str, str], outcomes: list[Outcome]) -> dict[str, Any]:
+    results = [outcome.result for outcome in outcomes if outcome.result is not None]
+    names = list(results[0]["metrics"]) if results else []
+    values = {name: [r["metrics"].get(name) for r in results] for name in names}
+    return {
+        "setting": setting,
+        "runs": len(results),
+        "failed": len(outcomes) - len(results),
+        "folders": [outcome.folder.name for outcome in outcomes],
+        "errors": [outcome.error for outcome in outcomes if outcome.error],
+        "metrics": {name: _spread(found) for name, found in values.items()},
+        "parameters": results[0]["parameters"] if results else None,
+        "seconds": _spread([r["seconds"] for r in results]) if results else None,
+    }
+
+
+def _spread(values: Sequence[float | None]) -> dict[str, float | None]:
+    found = [value for value in values if value is not None]
+    return {
+        "mean": statistics.fmean(found) if found else None,
+        "std": statistics.stdev(found) if len(found) > 1 else None,
+    }
+
+
+def results_table(summary: Sequence[Mapping[str, Any]], render: Callable[..., str] = table) -> str:
+    """The summary as a table, a row for each setting: mean ± standard deviation over its runs."""
+    from kanvolution.train.progress import measured
+
+    keys = list(dict.fromkeys(key for entry in summary for key in entry["setting"]))
+    metrics = list(dict.fromkeys(name for entry in summary for name in entry["metrics"]))
+    head = [*keys, "runs", *(measured(name, None)[0] for name in metrics), "parameters", "seconds"]
+    rows = [tuple(head)]
+    for entry in summary:
+        cells = [entry["setting"].get(key, "") for key in keys]
+        cells.append(f"{entry['runs']}" + (f" (+ {entry['failed']} failed)" if entry["failed"] else ""))
+        cells += [spread_text(name, entry["metrics"].get(name)) for name in metrics]
+        cells.append("" if entry["parameters"] is None else f"{entry['parameters']:,}")
+        cells.append("" if entry["seconds"] is None else f"{entry['seconds']['mean']:.1f}")
+        rows.append(tuple(cells))
+    return render(rows, right=range(len(keys), len(head)))
+
+
+def spread_text(name: str, spread: Mapping[str, float | None] | None) -> str:
+    """A metric's mean ± standard deviation with its unit."""
+    from kanvolution.train.progress import measured
+
+    if spread is None:
+        return ""
+    mean = measured(name, spread["mean"])[1]
+    if spread["mean"] is None or spread["std"] is None:
+        return mean
+    number, _, unit = mean.partition(" ")
+    std = measured(name, spread["std"])[1].partition(" ")[0]
+    return f"{number} ± {std} {unit}".rstrip()
