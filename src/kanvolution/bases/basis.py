@@ -86,6 +86,11 @@ class Basis(nn.Module, ABC):
         """Whether a factor on all weights of one output is a factor on that output (its bias aside)."""
         return True
 
+    @property
+    def combines(self) -> bool:
+        """Whether the functions are the same for all outputs, so that combinations of them can be learned."""
+        return type(self).contract is Basis.contract or self.num_functions == 0
+
     @abstractmethod
     def functions(self, x: Tensor, **options: Any) -> Tensor:
         """The functions of x [N, C, *S] as [N, C, K, *S]; `options` are those of an `Expansion`, to be passed on."""
@@ -215,7 +220,9 @@ class Basis(nn.Module, ABC):
 def compute_dtype(x: Tensor) -> torch.dtype:
     """x's dtype, or that of autocast where it is on."""
     kind = x.device.type
-    lowered = torch.is_autocast_enabled(kind) and x.dtype != torch.float64  # which autocast leaves alone
+    if x.is_meta or x.dtype == torch.float64:  # autocast knows no meta device, and leaves float64 alone
+        return x.dtype
+    lowered = torch.is_autocast_enabled(kind)
     return torch.get_autocast_dtype(kind) if lowered else x.dtype
 
 
