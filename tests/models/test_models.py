@@ -21,9 +21,10 @@ SMALL: dict[str, dict[str, Any]] = {
     "vgg": {"width_scale": 1 / 8},
     "resnet": {"width_scale": 1 / 32},
     "densenet": {"width_scale": 1 / 16},
+    "kaconvnext": {"channels": (4, 8), "depths": (1, 2), "patch_size": 2},
 }
 CLASSIFIERS = [name for name in kv.list_models() if name.startswith(tuple(SMALL))]
-FEW = ("simple4", "vgg11v2", "resnet18", "resnet50", "densenet_tiny")
+FEW = ("simple4", "vgg11v2", "resnet18", "resnet50", "densenet_tiny", "kaconvnext_s")
 SIZE = 32
 
 
@@ -32,7 +33,9 @@ def marked(name: str) -> Any:
 
 
 every_model = pytest.mark.parametrize("name", [marked(name) for name in CLASSIFIERS])
-every_family = pytest.mark.parametrize("name", ["simple4", "vgg11", "resnet18", "densenet_tiny"])
+DENSE = ["simple4", "vgg11", "resnet18", "densenet_tiny"]  # families whose `conv` mixes channels, from the image on
+every_dense_family = pytest.mark.parametrize("name", DENSE)
+every_family = pytest.mark.parametrize("name", [*DENSE, "kaconvnext_s"])
 
 
 def make(name: str, conv: Any = "gram", **options: Any) -> Any:
@@ -59,6 +62,7 @@ def test_families_are_complete() -> None:
         *(f"vgg{depth}{version}" for depth in (11, 13, 16, 19) for version in ("", "v2", "v3", "v4")),
         *(f"resnet{depth}" for depth in (18, 34, 50, 101, 152)),
         *(f"densenet{kind}" for kind in ("_tiny", "121", "161", "169", "201")),
+        *(f"kaconvnext_{size}" for size in "sbl"),
     }
 
 
@@ -294,7 +298,7 @@ def test_any_factory_with_nn_convs_arguments_is_a_conv(name: str) -> None:
 # ------------------------------------------------------------------------------------------------ parts
 
 
-@every_family
+@every_dense_family
 def test_the_image_keeps_its_colours(name: str) -> None:
     model = make(name, kv.ConvSpec("gram", dropout=0.5))
     first, *others = [m for m in model.modules() if isinstance(m, kv.KANConvNormAct)]
@@ -302,7 +306,7 @@ def test_the_image_keeps_its_colours(name: str) -> None:
     assert any(isinstance(m.dropout, nn.Dropout2d) and m.dropout.p == 0.5 for m in others)
 
 
-@every_family
+@every_dense_family
 def test_groups_everywhere_but_in_the_first_layer(name: str) -> None:
     model = make(name, groups=2, width_scale=1 / 8)
     convs = [m for m in model.modules() if isinstance(m, kv.KANConv2d) and m.kernel_size != (1, 1)]

@@ -81,6 +81,11 @@ class Basis(nn.Module, ABC):
         """K: the number of functions, the base function included."""
         return self.num_functions + (self.base is not None)
 
+    @property
+    def combines(self) -> bool:
+        """Whether the functions are the same for all outputs, so that combinations of them can be learned."""
+        return type(self).contract is Basis.contract or self.num_functions == 0
+
     @abstractmethod
     def functions(self, x: Tensor, **options: Any) -> Tensor:
         """The functions of x [N, C, *S] as [N, C, K, *S]; `options` are those of an `Expansion`, to be passed on."""
@@ -210,7 +215,9 @@ class Basis(nn.Module, ABC):
 def compute_dtype(x: Tensor) -> torch.dtype:
     """x's dtype, or that of autocast where it is on."""
     kind = x.device.type
-    lowered = torch.is_autocast_enabled(kind) and x.dtype != torch.float64  # which autocast leaves alone
+    if x.is_meta or x.dtype == torch.float64:  # autocast knows no meta device, and leaves float64 alone
+        return x.dtype
+    lowered = torch.is_autocast_enabled(kind)
     return torch.get_autocast_dtype(kind) if lowered else x.dtype
 
 

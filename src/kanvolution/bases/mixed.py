@@ -31,7 +31,7 @@ class MixedBasis(Basis):
         integer_at_least("rank", rank, 1)
         if rank > inner.size:
             raise ValueError(f"rank (={rank}) must be <= the number of functions (={inner.size}); choose a lower rank")
-        if type(inner).contract is not Basis.contract and inner.num_functions > 0:
+        if not inner.combines:
             raise ValueError(
                 f"basis {inner.name!r} has functions of its own for each output, which cannot be shared; "
                 "choose another, e.g. 'wavelet'"

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from torch import Tensor, nn
 
 from kanvolution.bases import Basis
-from kanvolution.layers.conv import KANConvNd
+from kanvolution.layers.layer import KANImageLayer
 from kanvolution.registry import unknown_name
 
 NORM_SITES = ("output", "functions")
@@ -64,10 +64,10 @@ class KANConvNormAct(nn.Module):
         self.dropout = dropout if dropout_site in ("full", "output") else None
         self.norm_site = norm_site
         self.dropout_site = dropout_site
-        if norm is not None and norm_site == "functions" and not isinstance(conv, KANConvNd):
+        if norm is not None and norm_site == "functions" and not isinstance(conv, KANImageLayer):
             raise ValueError(
-                f"norm_site='functions' needs a KANConv, which has one input for its functions; with a "
-                f"{type(conv).__name__} use norm_site='output'"
+                f"norm_site='functions' needs a KANConv or a transposed one, which has one input for its functions; "
+                f"with a {type(conv).__name__} use norm_site='output'"
             )
         on_functions = (norm is not None and norm_site == "functions") or (
             dropout is not None and dropout_site in ("poly", "degree")

@@ -15,6 +15,7 @@ from kanvolution.layers.block import DROPOUT_SITES, NORM_SITES, KANConvNormAct
 from kanvolution.layers.conv import KAN_CONVOLUTIONS
 from kanvolution.layers.parts import ACTIVATIONS, DROPOUTS, NORMS, make_activation, make_dropout, make_norm
 from kanvolution.layers.structures import ConvArguments, Structure, build_conv, structure_from_dict
+from kanvolution.layers.transpose import KAN_TRANSPOSED_CONVOLUTIONS
 from kanvolution.registry import unknown_name
 
 ConvFactory = Callable[..., nn.Module]
@@ -127,7 +128,6 @@ class ConvSpec:
         dtype: torch.dtype | None = None,
     ) -> KANConvNormAct:
         """Make a block with nn.Conv's arguments. `bias=None` adds one only where no norm follows to replace it."""
-        norm_follows = self.norm is not None and self.norm_site == "output"
         arguments = ConvArguments(
             in_channels,
             out_channels,
@@ -136,13 +136,50 @@ class ConvSpec:
             padding,
             dilation,
             groups,
-            not norm_follows if bias is None else bias,
+            self._needs_bias() if bias is None else bias,
             padding_mode,
             device,
             dtype,
         )
         conv = build_conv(self.ndim, self.make_basis, arguments, self.structure)
         return self.around(conv, in_channels, out_channels, device, dtype)
+
+    def transposed(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | tuple[int, ...],
+        stride: int | tuple[int, ...] = 1,
+        padding: int | tuple[int, ...] = 0,
+        output_padding: int | tuple[int, ...] = 0,
+        groups: int = 1,
+        bias: bool | None = None,
+        dilation: int | tuple[int, ...] = 1,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> KANConvNormAct:
+        """Make a block with the arguments of nn.ConvTranspose, of the transposed layer in place of the convolution.
+
+        It is the plain layer of the basis: structures are made of convolutions, and `structure` has no part in it.
+        """
+        conv = KAN_TRANSPOSED_CONVOLUTIONS[self.ndim](
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride,
+            padding,
+            output_padding,
+            groups,
+            self._needs_bias() if bias is None else bias,
+            dilation,
+            device=device,
+            dtype=dtype,
+            basis=self.make_basis(in_channels, out_channels, groups),
+        )
+        return self.around(conv, in_channels, out_channels, device, dtype)
+
+    def _needs_bias(self) -> bool:
+        return self.norm is None or self.norm_site != "output"
 
     def around(
         self,

@@ -3,12 +3,16 @@
 from kanvolution.models.conversion import ConversionReport, LayerReport, convert
 from kanvolution.models.densenet import DenseNet
 from kanvolution.models.heads import HEADS, Matryoshka
+from kanvolution.models.kaconvnext import KAConvNeXt
 from kanvolution.models.kan import KAN
 from kanvolution.models.network import Classifier, FeatureInfo, FeatureMaps, Network
 from kanvolution.models.pretrained import from_pretrained, push_to_hub, save_pretrained
 from kanvolution.models.registry import MODELS, create_model, list_models, register_model
 from kanvolution.models.resnet import ResNet
+from kanvolution.models.segmenter import Segmenter
 from kanvolution.models.simple import SimpleNet
+from kanvolution.models.u2net import U2Net
+from kanvolution.models.unet import UNet
 from kanvolution.models.vgg import VGG
 from kanvolution.models.weights import load_weights, read_weights
 
@@ -22,11 +26,15 @@ __all__ = [
     "DenseNet",
     "FeatureInfo",
     "FeatureMaps",
+    "KAConvNeXt",
     "LayerReport",
     "Matryoshka",
     "Network",
     "ResNet",
+    "Segmenter",
     "SimpleNet",
+    "U2Net",
+    "UNet",
     "convert",
     "create_model",
     "from_pretrained",

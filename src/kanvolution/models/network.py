@@ -46,28 +46,33 @@ class Network(HubMixin, nn.Module, ABC):
         """The feature maps of an image, one for each entry of `feature_info`."""
 
     @abstractmethod
-    def forward_features(self, x: Tensor) -> Tensor:
-        """Image -> the feature map that the head takes, [N, num_features, H', W']."""
+    def forward_features(self, x: Tensor) -> Any:
+        """Image -> what the head takes: a feature map [N, num_features, H', W'], or a list that begins with one."""
 
     @abstractmethod
-    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+    def forward_head(self, x: Any, pre_logits: bool = False) -> Any:
         """Features -> output; with `pre_logits` what the head would take."""
 
     @abstractmethod
     def make_head(self, num_classes: int) -> nn.Module:
         """A new head with `num_classes` (>= 1) outputs."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor) -> Any:
         return self.forward_head(self.forward_features(x))
 
+    @property
+    def smallest_image(self) -> int:
+        """The smallest height and width of an image: the network's strides together."""
+        return max(info.reduction for info in self.feature_info)
+
     def check_input(self, x: Tensor) -> None:
-        """Raises ValueError unless x is [N, C, H, W] and no side is shorter than the network's strides together."""
+        """Raises ValueError unless x is [N, C, H, W] and no side is shorter than `smallest_image`."""
         if x.ndim != 4:
             raise ValueError(
                 f"input (shape {tuple(x.shape)}) must be a batch of images [N, C, H, W]; for a single one use "
                 "x.unsqueeze(0)"
             )
-        smallest = max(info.reduction for info in self.feature_info)
+        smallest = self.smallest_image
         if x.shape[2] < smallest or x.shape[3] < smallest:
             raise ValueError(
                 f"input (={x.shape[2]}x{x.shape[3]} pixels) must be at least {smallest}x{smallest}: the network's "
