@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-all lint format clean help
+.PHONY: demo test test-all bench lint format clean help
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -18,6 +18,9 @@ test: $(VENV)/.dev ## the test suite, without what is marked slow or gpu
 
 test-all: $(VENV)/.dev ## the test suite with the slow tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto -m "not gpu"
+
+bench: $(VENV)/.dev ## time the layers of every basis against the plain convolution; stores the results
+	$(BIN)/python benchmarks/layers.py
 
 lint: $(VENV)/.dev ## style and types
 	$(BIN)/ruff check .

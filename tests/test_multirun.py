@@ -115,6 +115,11 @@ def test_after_a_run_that_was_stopped_the_same_command_does_what_is_left(tmp_pat
     assert main(command) == 0
     assert len(list(folder.glob("*/result.json"))) == 2
     assert train.load_run(folder / "seed=0").epoch == 2
+    assert len((folder / "seed=0" / "metrics.jsonl").read_text().splitlines()) == 2
+    resumed = [
+        len(json.loads((folder / f"seed={i}" / "environment.json").read_text()).get("resumed", [])) for i in (0, 1)
+    ]
+    assert resumed == [1, 0]
 
 
 def test_a_folder_with_a_run_of_another_config_is_not_touched(tmp_path, capsys) -> None:

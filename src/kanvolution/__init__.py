@@ -2,6 +2,7 @@
 
 from kanvolution import bases, layers, models, ops
 from kanvolution.bases import Basis, create_basis, list_bases, register_basis, set_backend
+from kanvolution.inference import optimize
 from kanvolution.layers import (
     ActivationPenalty,
     Bottleneck,
@@ -69,6 +70,7 @@ __all__ = [
     "load_weights",
     "models",
     "ops",
+    "optimize",
     "push_to_hub",
     "register_basis",
     "register_model",

@@ -178,3 +178,20 @@ def test_compiled_loops_agree(name: str) -> None:
     grad = torch.randn_like(eager)
     for a, e in zip(torch.autograd.grad(compiled, values, grad), torch.autograd.grad(eager, values, grad), strict=True):
         assert_close(a, e, 1e-4)
+
+
+@pytest.mark.compiler
+@pytest.mark.skipif(not ops.backends.HAS_CPP_COMPILER, reason="no C++ compiler")
+def test_a_loop_is_compiled_once_for_all_sizes() -> None:
+    beta = torch.tensor([0.0, 0.3, 0.2], requires_grad=True)
+    graphs = torch._dynamo.utils.counters["stats"]
+
+    def step(*shape: int) -> None:
+        x = torch.randn(*shape).contiguous(memory_format=torch.channels_last).requires_grad_()
+        ops.gram(x, beta, input_map="tanh", base="silu", backend="compile").sum().backward()
+
+    step(3, 4, 5, 6)
+    before = graphs["unique_graphs"]
+    for shape in ((5, 4, 5, 6), (8, 4, 5, 6), (7, 3, 9, 4)):
+        step(*shape)
+    assert graphs["unique_graphs"] == before > 0

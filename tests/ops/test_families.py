@@ -131,7 +131,7 @@ def test_operator_contract(name: str) -> None:
     tensors = tuple(a.clone().requires_grad_() for a in args if isinstance(a, Tensor))
     for sample in (x.clone(), x.clone().to(memory_format=torch.channels_last)):
         for mix in (None, torch.randn(3, 2, op.size(*args) + 1, dtype=x.dtype, requires_grad=True)):
-            options = (*args[len(tensors) :], "tanh", "silu", sample.dtype, "eager")
+            options = (*args[len(tensors) :], "tanh", "silu", sample.dtype, "eager", None)
             torch.library.opcheck(op._expand.forward, (sample.requires_grad_(), None, mix, *tensors, *options))
 
 

@@ -1,6 +1,10 @@
+import contextlib
 import importlib.util
 import json
+import os
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +23,7 @@ from kanvolution.train import (
 )
 from kanvolution.train.progress import Silent
 from kanvolution.train.trackers import TRACKERS, NoTracker
-from tests.train.toy import toy_data, toy_model
+from tests.train.toy import CHANNELS, toy_data, toy_model
 
 
 def train(folder: Path, tracker: Any, model: torch.nn.Module | None = None) -> list[dict[str, Any]]:
@@ -122,21 +126,24 @@ def test_wandb_offline_needs_no_account(tmp_path, monkeypatch) -> None:
     assert (tmp_path / "run" / "wandb_id.txt").read_text() in log.name
 
 
-@pytest.mark.filterwarnings("default")
-def test_trackio_keeps_the_metrics_on_this_machine(tmp_path, monkeypatch) -> None:
+def test_trackio_keeps_the_metrics_on_this_machine(tmp_path) -> None:
     pytest.importorskip("trackio")
-    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))
-    records = train(tmp_path / "run", {"name": "trackio", "project": "tests"})
+    pytest.importorskip("hydra")
+    # In a process of its own: it reads at import where its database is.
+    options = [f"model.channels={CHANNELS}", "trainer.epochs=2", "trainer.batch_size=512", "tracker.project=tests"]
+    command = [sys.executable, "-m", "kanvolution.cli", "train", "tracker=trackio", *options]
+    environment = {**os.environ, "TRACKIO_DIR": str(tmp_path / "trackio")}
+    subprocess.run([*command, f"output_dir={tmp_path / 'run'}"], env=environment, check=True, timeout=300)
+    records = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     (file,) = (tmp_path / "trackio").rglob("*.db")
-    with sqlite3.connect(file) as database:
+    with contextlib.closing(sqlite3.connect(file)) as database:
         rows = [json.loads(row[0]) for row in database.execute("select metrics from metrics order by step")]
     assert [row["val/top1"] for row in rows if "val/top1" in row] == [r["val_top1"] for r in records]
+    assert any("curves" in row for row in rows)
 
 
 @pytest.mark.parametrize("name", [n for n in list_trackers() if n in ("tensorboard", "wandb", "trackio")])
 def test_a_missing_package_is_named_before_the_run_begins(name: str, tmp_path, monkeypatch) -> None:
-    import sys
-
     monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(ImportError, match=rf"{name}.*kanvolution\[track\]"):
         train(tmp_path / "run", name)

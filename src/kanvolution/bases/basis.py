@@ -82,6 +82,11 @@ class Basis(nn.Module, ABC):
         return self.num_functions + (self.base is not None)
 
     @property
+    def linear_in_weight(self) -> bool:
+        """Whether a factor on all weights of one output is a factor on that output (its bias aside)."""
+        return True
+
+    @property
     def combines(self) -> bool:
         """Whether the functions are the same for all outputs, so that combinations of them can be learned."""
         return type(self).contract is Basis.contract or self.num_functions == 0

@@ -120,6 +120,10 @@ class EdgeWavelet(Basis):
         if self.mixing is not None:
             nn.init.normal_(self.mixing, std=self.mixing.shape[-1] ** -0.5)
 
+    @property
+    def linear_in_weight(self) -> bool:
+        return self.mixing is None
+
     def functions(self, x: Tensor, **options: Any) -> Tensor:
         """x [N, C, *S] -> the wavelets of all edges [N, out_channels * C / groups, K, *S]; see `Basis.functions`."""
         scale = _away_from_zero(self.scale)

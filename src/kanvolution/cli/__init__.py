@@ -3,7 +3,7 @@
 The modules import only the standard library and `registry`; what a command needs is imported when it runs.
 """
 
-from kanvolution.cli import baselines, bases, cam, convert_checkpoint, eval, models, predict, show, train
+from kanvolution.cli import baselines, bases, bench, cam, convert_checkpoint, eval, models, predict, show, train
 from kanvolution.cli.command import COMMANDS, Command, register_command
 from kanvolution.cli.entry import main
 from kanvolution.cli.imports import import_file
@@ -13,6 +13,7 @@ __all__ = [
     "Command",
     "baselines",
     "bases",
+    "bench",
     "cam",
     "convert_checkpoint",
     "eval",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import statistics
 import sys
 import traceback
@@ -46,8 +45,8 @@ class Outcome:
 def run_all(jobs: Sequence[Job], folder: Path, *, header: Mapping[str, Any]) -> list[Outcome]:
     """Make all runs, in a folder of their own each, below `folder`.
 
-    A run that is finished is skipped, one that was interrupted begins anew. An error ends its own run only: it is
-    reported, and kept with its traceback in `error.txt`.
+    A run that is finished is skipped, one that was interrupted goes on where it stopped. An error ends its own run
+    only: it is reported, and kept with its traceback in `error.txt`.
 
     Args:
         jobs: what to run.
@@ -94,11 +93,12 @@ def _run(job: Job, config: Composed, folder: Path) -> Outcome:
     if (folder / "result.json").is_file():
         print("done before")
         return Outcome(job, folder, _result(folder))
-    if (folder / "config.yaml").is_file():  # the same run, as _compose has seen
-        shutil.rmtree(folder)
     (folder / _ERROR).unlink(missing_ok=True)
+    values = config.values
+    if (folder / "config.json").is_file():  # the same run, as _compose has seen
+        values = {**values, "resume": str(folder), "output_dir": None}
     try:
-        run_job(config.values, text=config.text)
+        run_job(values, text=config.text)
     except TrainingInterrupted:
         raise
     except Exception as error:

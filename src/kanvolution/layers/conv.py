@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -105,6 +106,15 @@ class KANConvNd(KANImageLayer):
         elif self.padding_mode == "zeros" and not isinstance(self.padding, str):
             padding = self.padding
         return Convolution(self.stride, padding, self.dilation, self.groups, extra=extra)
+
+    def single_convolution(self) -> Convolution:
+        """The same without groups: for one channel that all outputs see."""
+        return replace(self.convolution(), groups=1)
+
+    def pads_zeros(self) -> bool:
+        """Whether some outputs see zeros beside the expansion."""
+        convolution = self.convolution()
+        return any(convolution.padding) or any(convolution.extra)
 
     def _amounts(self) -> list[int]:
         """Padding in F.pad's order: last dimension first, (left, right) each."""

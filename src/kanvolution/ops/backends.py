@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from kanvolution.registry import unknown_name
 
@@ -55,7 +56,7 @@ def resolve_backend(name: str, device: torch.device) -> str:
 
 @functools.cache
 def compiled(make: Callable[..., Callable[..., Any]], *constants: Any) -> Callable[..., Any]:
-    """`make(*constants)` compiled for any sizes of its tensors; made once for the same constants.
+    """`make(*constants)` compiled, for arguments that went through `any_size`; made once for the same constants.
 
     The code object is its own: torch.compile counts recompilations, and gives up after a few, by code object, and one
     `make` serves many families.
@@ -64,4 +65,15 @@ def compiled(make: Callable[..., Callable[..., Any]], *constants: Any) -> Callab
     assert isinstance(function, types.FunctionType)
     code = function.__code__.replace(co_name=f"{function.__code__.co_name}_{next(_numbers)}")
     own = types.FunctionType(code, function.__globals__, code.co_name, function.__defaults__, function.__closure__)
-    return torch.compile(own, dynamic=True, fullgraph=True)
+    return torch.compile(own, fullgraph=True)
+
+
+def any_size(tensor: Tensor) -> Tensor:
+    """`tensor` apart from its graph, with all sizes marked as ones that change from call to call.
+
+    (torch.compile(dynamic=True) would take the numbers that a family depends on for such, too.)
+    """
+    tensor = tensor.detach()
+    for dim in range(tensor.ndim):
+        torch._dynamo.maybe_mark_dynamic(tensor, dim)
+    return tensor

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from kanvolution.ops.backends import compiled
+from kanvolution.ops.backends import any_size, compiled
 from kanvolution.ops.pointwise import POINTWISE
 
 Planes = Iterable[Tensor]
@@ -37,6 +37,7 @@ class Call(NamedTuple):
     base: str | None
     dtype: torch.dtype
     backend: str
+    keep: tuple[int, ...] | None = None
 
     def differentiable(self) -> list[Tensor]:
         """The tensors that there are, in order."""
@@ -87,6 +88,9 @@ def laid_out(x: Tensor, size: int, weight: Tensor) -> Tensor:
 def stack(values: Callable[..., Planes], call: Call) -> Tensor:
     """The result by ordinary operators, to be differentiated, exported or compiled."""
     planes = list(_result_planes(values, call))
+    if torch.compiler.is_compiling() and call.base == "identity":
+        # Were x itself among the planes, the compiler would copy each of them into place in a loop of its own.
+        planes[0] = planes[0].neg().neg()
     if memory_format(call.x) != torch.contiguous_format:
         stacked = torch.stack([plane.movedim(1, -1) for plane in planes], dim=-1).movedim((-2, -1), (1, 2))
     else:
@@ -99,7 +103,7 @@ def evaluate(values: Callable[..., Planes], call: Call, size: int) -> Tensor:
     if call.backend == "compile" and call.x.numel():
         function = compiled(_make_values, values, call.with_tensors([_key(t) for t in call.differentiable()]), size)
         with torch.no_grad():
-            return function(*(t.detach() for t in call.differentiable()))
+            return function(*map(any_size, call.differentiable()))
     out = empty_expansion(call.x, size, call.dtype)
     for block in _blocks(call.x):
         # One plane at a time: a family that yields never has all of them in memory beside the result.
@@ -117,7 +121,7 @@ def evaluate_gradients(
         key = call.with_tensors([_key(t) for t in call.differentiable()])
         function = compiled(_make_gradients, values, vjp, key, _key(grad), wanted)
         with torch.no_grad():
-            return list(function(grad.detach(), *(t.detach() for t in call.differentiable())))
+            return list(function(any_size(grad), *map(any_size, call.differentiable())))
     blocks = list(_blocks(call.x))
     if len(blocks) == 1:
         return [conform(value, t) for value, t in zip(*_gradients(values, vjp, call, grad, wanted), strict=True)]
@@ -159,6 +163,9 @@ def _gradients(
         if want_mix:
             found.append(_combination_gradient(grads, _planes(values, call), mix))
         grads = _combine(grads, mix.transpose(1, 2))
+    if call.keep is not None:
+        kept = dict(zip(call.keep, grads, strict=True))
+        grads = [kept.get(k, torch.zeros_like(work)) for k in range(_count(values, call))]
     base_grad = None
     if call.base is not None:
         function, seen = POINTWISE[call.base], work if call.base_input is None else call.base_input
@@ -193,8 +200,14 @@ def _planes(values: Callable[..., Planes], call: Call) -> Iterator[Tensor]:
     yield from values(mapped, *(t.to(dtype) for t in call.tensors), *call.scalars)
 
 
+def _count(values: Callable[..., Planes], call: Call) -> int:
+    return sum(1 for _ in _planes(values, call._replace(x=call.x[:0], base_input=None)))
+
+
 def _result_planes(values: Callable[..., Planes], call: Call) -> Planes:
     planes = _planes(values, call)
+    if call.keep is not None:
+        planes = (plane for k, plane in enumerate(planes) if k in call.keep)
     return planes if call.mix is None else _combine(planes, call.mix.to(working_dtype(call.x.dtype)))
 
 

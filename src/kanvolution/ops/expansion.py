@@ -78,6 +78,7 @@ class Expansion:
             sum_k mix[c, r, k] E[n, c, k], computed without ever holding E.
         base_input: tensor of x's shape that the base function sees in place of x.
         backend: name of one of `ops.BACKENDS`: what evaluates the functions.
+        keep: numbers k, in order, of those functions that the result has; all by default. Not together with `mix`.
         into: a `Contraction`: the result is then the convolution of E, and neither forward nor backward keep E.
 
     Returns:
@@ -157,6 +158,7 @@ class Expansion:
         mix: Tensor | None = None,
         base_input: Tensor | None = None,
         backend: str = "auto",
+        keep: tuple[int, ...] | None = None,
         into: Contraction | None = None,
         **kwargs: Any,
     ) -> Tensor:
@@ -179,6 +181,7 @@ class Expansion:
             base,
             dtype or x.dtype,
             resolve_backend(backend, x.device),
+            keep,
         )
         if into is not None:
             _check_dtypes(into, call)
@@ -209,7 +212,7 @@ class Expansion:
             signature = ", ".join(("x", *self.argument_names))
             raise TypeError(
                 f"{self.name}({signature}) got {len(args)} arguments after x and the names {sorted(kwargs)}; "
-                "give each argument once, and input_map, base, dtype, mix, base_input, backend and into by name"
+                "give each argument once, and input_map, base, dtype, mix, base_input, backend, keep and into by name"
             )
         return (*args, *(kwargs[name] for name in missing))
 
@@ -226,6 +229,8 @@ class Expansion:
     def _result_size(self, call: Call) -> int:
         if call.mix is not None:
             return call.mix.shape[1]
+        if call.keep is not None:
+            return len(call.keep)
         return self.size(*call.tensors, *call.scalars) + int(call.base is not None)
 
 
@@ -241,7 +246,7 @@ class _Operator:
         self.convolves = convolves
         tensors = "".join(f", Tensor {name}" for name in family.argument_names[: family.num_tensors])
         weight = "Tensor weight, Tensor? bias, " if convolves else ""
-        scalars = f"{family._scalar_schema}, str input_map, str? base, ScalarType dtype, str backend"
+        scalars = f"{family._scalar_schema}, str input_map, str? base, ScalarType dtype, str backend, int[]? keep"
         schema = f"{weight}Tensor x, Tensor? base_input, Tensor? mix{tensors}{scalars}"
         if convolves:
             schema += f", {CONVOLUTION_SCHEMA}"
@@ -266,7 +271,7 @@ class _Operator:
 
     def pack(self, call: Call, into: Contraction | None) -> tuple[Any, ...]:
         """The arguments of the operator."""
-        options = (*call.scalars, call.input_map, call.base, call.dtype, call.backend)
+        options = (*call.scalars, call.input_map, call.base, call.dtype, call.backend, call.keep)
         arguments = (call.x, call.base_input, call.mix, *call.tensors, *options)
         if into is None:
             return arguments
@@ -282,9 +287,10 @@ class _Operator:
             into = Contraction(convolution, weight, bias)
             arguments = tuple(rest)
         x, base_input, mix, *rest = arguments
-        *rest, input_map, base, dtype, backend = rest
+        *rest, input_map, base, dtype, backend, keep = rest
+        keep = None if keep is None else tuple(keep)
         tensors, scalars = tuple(rest[: self.family.num_tensors]), tuple(rest[self.family.num_tensors :])
-        return Call(x, base_input, mix, tensors, scalars, input_map, base, dtype, backend), into
+        return Call(x, base_input, mix, tensors, scalars, input_map, base, dtype, backend, keep), into
 
     def _forward(self, *arguments: Any) -> Tensor:
         call, into = self.unpack(arguments)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 from collections.abc import Callable, Iterator
@@ -23,7 +24,11 @@ def is_main() -> bool:
 
 @contextlib.contextmanager
 def accelerator_of(trainer: TrainerConfig, seed: int) -> Iterator[Any]:
-    """The `accelerate.Accelerator` of a run. A process group that it had to make ends with the block."""
+    """The `accelerate.Accelerator` of a run.
+
+    A process group that it has to make stays for the runs that follow, since torch cannot make a second one from the
+    same launch; it ends with the process.
+    """
     accelerate = require("accelerate", "train")
     state = require("accelerate.state", "train")
     distributed = torch.distributed
@@ -33,16 +38,22 @@ def accelerator_of(trainer: TrainerConfig, seed: int) -> Iterator[Any]:
     before = [dict(values) for values in shared]
     for values in shared:
         values.clear()
-    existed = distributed.is_available() and distributed.is_initialized()
+    existed = distributed.is_initialized()
     accelerate.utils.set_seed(seed)
     try:
-        yield accelerate.Accelerator(cpu=trainer.cpu, mixed_precision=trainer.mixed_precision)
+        accelerator = accelerate.Accelerator(cpu=trainer.cpu, mixed_precision=trainer.mixed_precision)
+        if distributed.is_initialized() and not existed:
+            atexit.register(_end_process_group)
+        yield accelerator
     finally:
         for values, old in zip(shared, before, strict=True):
             values.clear()
             values.update(old)
-        if not existed and distributed.is_available() and distributed.is_initialized():
-            distributed.destroy_process_group()
+
+
+def _end_process_group() -> None:
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
 
 
 def on_main(accelerator: Any, action: Callable[[], T]) -> T:
