@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -33,7 +34,7 @@ def test_train_prints_a_line_for_each_epoch_and_a_table(tmp_path, capsys) -> Non
     out = capsys.readouterr().out
     lines = [line for line in out.splitlines() if line.startswith("epoch ")]
     assert len(lines) == 2 and "epoch 2/2" in lines[1] and "top-1" in lines[1] and "images/s" in lines[1]
-    for name in ("top-1", "macro AUC", "parameters", "seconds", "run folder", str(folder)):
+    for name in ("top-1", "AUC", "parameters", "seconds", "run folder", str(folder)):
         assert name in out[out.rindex("epoch 2/2") :]
     assert {"curves.png", "confusion.png", "model.safetensors", "config.yaml"} <= {p.name for p in folder.iterdir()}
 
@@ -83,7 +84,7 @@ def test_on_a_terminal_there_is_a_bar_with_rate_and_time_left() -> None:
         (["train", "--import", "nowhere.py"], "--import nowhere.py"),
         (["train", "--imprt=x.py"], "unknown option '--imprt=x.py'. Did you mean '--import'"),
         (["trian"], "unknown command 'trian'. Did you mean 'train'"),
-        (["predict", "nowhere", "a.png"], "is not the folder of a run"),
+        (["predict", "nowhere", "a.png"], "there is no folder 'nowhere'"),
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys, arguments: list, message: str) -> None:
@@ -168,6 +169,17 @@ def test_a_model_and_data_of_ones_own_are_imported_for_train_and_predict(tmp_pat
     assert main(["predict", folder, image, *own, *own, "--json"]) == 0
     forget()
     assert json.loads(capsys.readouterr().out)[0]["class"] in ("dark", "light")
+
+
+def test_the_example_of_own_data_is_a_choice_on_the_command_line(tmp_path, capsys) -> None:
+    example = str(Path(__file__).parents[1] / "examples" / "own_data.py")
+    overrides = ["data=shapes", "data.count=60", "data.noise=0.1", "trainer.epochs=1", "model.channels=[2,2,2,2]"]
+    try:
+        assert main(["train", "--import", example, *overrides, f"output_dir={tmp_path / 'run'}"]) == 0
+    finally:
+        DATA.unregister("shapes")
+    config = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert config["data"]["class_names"] == ["disc", "square", "cross"]
 
 
 def test_an_error_in_a_users_file_names_it(tmp_path, capsys) -> None:

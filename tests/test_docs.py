@@ -16,12 +16,14 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 import kanvolution as kv
 from kanvolution.bases.basis import BASES, option_names
 from kanvolution.compat import torch_conv_kan
 from kanvolution.layers.structures import STRUCTURES
 from kanvolution.models import MODELS
+from kanvolution.train import LOSSES, OPTIMS, SCHEDULES, TASKS
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -66,7 +68,7 @@ def anchors(page: Path) -> set[str]:
 @pytest.fixture
 def registries():
     """Takes out again what a page registers."""
-    before = {registry: set(registry) for registry in (BASES, MODELS)}
+    before = {registry: set(registry) for registry in (BASES, LOSSES, MODELS, OPTIMS, SCHEDULES, TASKS)}
     yield
     for registry, names in before.items():
         for name in set(registry) - names:
@@ -97,9 +99,43 @@ def test_training_page_names_the_choices():
     from kanvolution.configs.groups import GROUPS
 
     rows = {row[0].strip("`"): row[1] for row in table((DOCS / "training.md").read_text(encoding="utf-8"))}
-    for group in ("model", "data", "task"):
+    for group in ("model", "data", "task", "optim", "schedule", "tracker"):
         registered = [n for n in GROUPS[group].names() if not n.startswith("own_")]
         assert sorted(re.findall(r"`(\w+)`", rows[group])) == sorted(registered), group
+
+
+def test_data_page_names_data_sets_and_augmentations():
+    from kanvolution import data
+
+    rows = {row[0].strip("`"): row for row in table(section("data.md", "Data sets")) if len(row) == 3}
+    assert {name: row[2].strip("`") for name, row in list(rows.items())[2:]} == {
+        name: data.DATA[name].augment for name in data.list_data()
+    }
+    rows = {row[0].strip("`"): row[2] for row in table(section("data.md", "Augmentation"))[2:]}
+    assert sorted(rows) == data.list_augments()
+    info = data.DataInfo("x", 3, (8, 8), ("a", "b"), (0.5,) * 3, (0.5,) * 3, targets="masks")
+    masks = torch.zeros(1, 8, 8, dtype=torch.long)
+    for name, stated in rows.items():
+        augment = data.create_augment(name, info)
+        try:
+            moved = augment is None or augment(torch.rand(1, 3, 8, 8), masks)[1] is not None
+        except (TypeError, ValueError):
+            moved = False
+        assert stated == ("yes" if moved else "no"), name
+
+
+def test_sizes_of_the_simple_networks():
+    rows = table((DOCS / "models" / "simple.md").read_text(encoding="utf-8"))
+    header = next(row for row in rows if row[1] == "`spline`")
+    for row in (row for row in rows if row[0] in ("`simple4`", "`simple8`") and re.fullmatch(r"[\d,]+", row[1])):
+        for basis, stated in zip(header[1:], row[1:], strict=True):
+            model = kv.create_model(row[0].strip("`"), conv=basis.strip("`"), num_classes=10, in_chans=1)
+            assert f"{sum(p.numel() for p in model.parameters()):,}" == stated
+
+
+def test_overview_of_models_names_them_all():
+    text = (DOCS / "models" / "index.md").read_text(encoding="utf-8")
+    assert not {name for name in kv.list_models() if f"`{re.sub('v[234]$', '', name)}`" not in text}
 
 
 def section(page: str, heading: str) -> str:
@@ -144,6 +180,23 @@ def test_tables_of_attention_state_arguments_and_defaults(name):
     assert stated == {key: p.default for key, p in parameters.items() if key not in common}
 
 
+@pytest.mark.parametrize(
+    ("page", "heading", "registry", "filled"),
+    [
+        ("optimization.md", "Optimisers", OPTIMS, ["params"]),
+        ("optimization.md", "Schedules", SCHEDULES, ["steps", "epochs"]),
+        ("tasks.md", "Losses", LOSSES, ["weight"]),
+    ],
+)
+def test_tables_of_what_training_chooses_from_state_the_options(page, heading, registry, filled):
+    rows = {row[0].strip("`"): row[2] for row in table(section(page, heading))[2:]}
+    assert set(rows) == set(registry)
+    for name in rows:
+        parameters = inspect.signature(registry[name]).parameters
+        defaults = {key: readable(p.default) for key, p in parameters.items() if key not in filled}
+        assert dict(re.findall(r"`(\w+)` \(([^)]*)\)", rows[name])) == defaults, name
+
+
 def test_table_of_structures_states_their_options():
     rows = {
         row[1].strip("`"): row for row in table((DOCS / "structures.md").read_text(encoding="utf-8")) if len(row) == 3
@@ -161,7 +214,9 @@ def test_table_of_structures_states_their_options():
 def test_migration_page_names_everything_of_torch_conv_kan():
     names = re.findall(r"`([^`]+)`", " ".join(row[0] for row in table(section("migration.md", "Names"))))
     stated = [name.replace("{1,2,3}", n) for name in names for n in ("123" if "{1,2,3}" in name else "1")]
-    assert sorted(stated) == sorted(set(torch_conv_kan.__all__) - {"BatchRangeLegendre", "PeerMixture"})
+    assert sorted(stated) == sorted(
+        set(torch_conv_kan.__all__) - {"BatchRangeLegendre", "PeerMixture", "convert_simple"}
+    )
 
 
 @pytest.mark.parametrize("page", PAGES, ids=relative)
@@ -257,3 +312,11 @@ def test_example_runs(program, tmp_path):
     assert result.returncode == 0, result.stderr
     assert result.stdout
     assert not list(tmp_path.iterdir()), "an example leaves no files behind"
+
+
+def test_command_line_page_names_the_commands():
+    from kanvolution.cli import COMMANDS
+
+    rows = {row[0]: row[1] for row in table((DOCS / "cli.md").read_text(encoding="utf-8"))[2:]}
+    stated = {re.search(r"`([\w-]+)`", name)[1]: text for name, text in rows.items()}
+    assert stated == {name: COMMANDS[name].help for name in COMMANDS}

@@ -23,7 +23,17 @@ from kanvolution.layers import (
     collect_losses,
     weight_penalty,
 )
-from kanvolution.models import KAN, create_model, list_models, register_model
+from kanvolution.models import (
+    KAN,
+    convert,
+    create_model,
+    from_pretrained,
+    list_models,
+    load_weights,
+    push_to_hub,
+    register_model,
+    save_pretrained,
+)
 
 __version__ = "0.1.0"
 
@@ -49,14 +59,19 @@ __all__ = [
     "Separable",
     "bases",
     "collect_losses",
+    "convert",
     "create_basis",
     "create_model",
+    "from_pretrained",
     "layers",
     "list_bases",
     "list_models",
+    "load_weights",
     "models",
     "ops",
+    "push_to_hub",
     "register_basis",
     "register_model",
+    "save_pretrained",
     "weight_penalty",
 ]

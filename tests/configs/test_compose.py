@@ -3,7 +3,7 @@ import inspect
 import pytest
 
 import kanvolution as kv
-from kanvolution.configs import GROUPS, ConfigError, compose
+from kanvolution.configs import GROUPS, ConfigError, compose, read_config
 from kanvolution.configs.manual import manual
 from kanvolution.data import list_data
 
@@ -25,9 +25,11 @@ def test_every_basis_is_a_choice_with_its_options_and_defaults(basis: str) -> No
 
 
 def test_every_choice_of_every_group_composes() -> None:
-    for group, definition in GROUPS.items():
-        for choice in definition.names():
-            assert compose([f"{group}={choice}"], allow_missing=True).choices[group] == choice
+    names = {group: list(definition.names()) for group, definition in GROUPS.items()}
+    for i in range(max(map(len, names.values()))):  # one of each group at a time
+        chosen = {group: choices[i % len(choices)] for group, choices in names.items()}
+        composed = compose([f"{group}={choice}" for group, choice in chosen.items()], allow_missing=True)
+        assert {group: composed.choices[group] for group in chosen} == chosen
 
 
 @pytest.mark.parametrize("experiment", ["mnist", "cifar10"])
@@ -128,3 +130,41 @@ def test_the_manual_names_all_choices_and_all_keys_with_defaults() -> None:
         assert f"\n  {key}" in text
     assert "conv.grid_size=5" in manual(["conv=spline"])
     assert "data.path=VALUE (must be given)" in manual(["data=npz"])
+
+
+class TestEarlierConfig:
+    """`compose(base=...)`: an earlier config in place of the defaults."""
+
+    earlier = compose(
+        ["conv=spline", "conv.grid_size=7", "conv.norm_options.eps=1e-3", "data=npz", "data.path=a.npz", "seed=4"]
+    ).values
+
+    def test_alone_it_is_the_config(self) -> None:
+        assert compose(base=self.earlier).values == self.earlier
+
+    def test_keys_are_changed_and_the_others_stay(self) -> None:
+        values = compose(["conv.grid_size=3", "data.path=b.npz"], base=self.earlier).values
+        assert values["conv"] == {**self.earlier["conv"], "grid_size": 3}
+        assert values["data"] == {**self.earlier["data"], "path": "b.npz"} and values["seed"] == 4
+
+    def test_a_group_chosen_anew_begins_with_its_defaults(self) -> None:
+        values = compose(["conv=gram"], base=self.earlier).values
+        assert values["conv"] == compose().values["conv"] and values["data"] == self.earlier["data"]
+
+    def test_only_the_groups_asked_for_are_taken(self) -> None:
+        values = compose(base=self.earlier, groups=["data"]).values
+        assert values["data"] == self.earlier["data"] and values["conv"]["basis"] == "gram" and values["seed"] == 0
+
+    def test_a_choice_that_is_gone_is_named(self) -> None:
+        earlier = {**self.earlier, "model": {"name": "mine", "width": 3}}
+        with pytest.raises(ConfigError, match="unknown choice of model 'mine'"):
+            compose(base=earlier)
+
+    def test_it_is_read_from_the_folder_of_a_run(self, tmp_path) -> None:
+        (tmp_path / "config.yaml").write_text(compose(["seed=5"]).text)
+        assert read_config(tmp_path) == compose(["seed=5"]).values
+        (tmp_path / "config.yaml").write_text("a: [")
+        with pytest.raises(ConfigError, match="is damaged"):
+            read_config(tmp_path)
+        with pytest.raises(ConfigError, match="is not the folder of a `kanvolution train` run"):
+            read_config(tmp_path / "nowhere")

@@ -7,15 +7,26 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 import kanvolution.data as data
-from kanvolution.data.batch_transforms import Affine, BatchTransform, Each, Flip, Shift, uniform
+from kanvolution.data.batch_transforms import (
+    Affine,
+    BatchTransform,
+    Each,
+    Erase,
+    Flip,
+    Jitter,
+    Shift,
+    Symmetries,
+    uniform,
+)
 
 INFO = data.DataInfo("x", 3, (9, 6), ("a", "b"), (0.5,) * 3, (0.5,) * 3)
 GEOMETRIC = {
     "flip": Flip(),
     "upside down": Flip(-2),
+    "symmetries": Symmetries(),
     "shift": Shift(1 / 4),
     "affine": Affine(15, 0.1, (0.9, 1.1)),
-    "each": Each(v2.RandomHorizontalFlip()),
+    "each": Each(v2.Compose([v2.RandomHorizontalFlip(), v2.RandomCrop((12, 16), padding=2), v2.ColorJitter(0.01)])),
 }
 
 
@@ -43,7 +54,8 @@ def test_images_of_a_batch_are_changed_independently_and_a_seed_repeats_them(nam
     torch.manual_seed(5)
     assert torch.equal(augment(images)[0], first)
     assert not torch.equal(augment(images)[0], first)
-    assert len(torch.unique(first.flatten(1), dim=0)) > 5
+    different = len(torch.unique(first.flatten(1), dim=0))
+    assert different == {"mirror": 2, "symmetries": 4}.get(name, max(different, 6))
 
 
 @pytest.mark.parametrize("name", GEOMETRIC)
@@ -97,6 +109,48 @@ def test_affine_agrees_with_torchvision() -> None:
         torch.testing.assert_close(changed[i], expected, atol=2e-4, rtol=0)
 
 
+def test_symmetries_of_a_square_are_eight_and_of_a_rectangle_four() -> None:
+    for shape, expected in (((5, 5), 8), ((5, 4), 4)):
+        image = torch.rand(1, 2, *shape)
+        found = torch.unique(Symmetries()(image.expand(300, -1, -1, -1))[0].flatten(1), dim=0)
+        assert len(found) == expected
+        torch.testing.assert_close(found.sum(1), image.sum().expand(expected))
+
+
+def test_jitter_agrees_with_torchvision() -> None:
+    images = torch.rand(10, 3, 6, 5)
+    torch.manual_seed(0)
+    changed = Jitter(0.4, 0.3)(images)[0]
+    torch.manual_seed(0)
+    light, spread = uniform(10, 0.6, 1.4), uniform(10, 0.7, 1.3)
+    for i in range(10):
+        expected = F.adjust_contrast(F.adjust_brightness(images[i], float(light[i])), float(spread[i]))
+        torch.testing.assert_close(changed[i], expected)
+
+
+def test_erase_paints_one_rectangle_of_the_wanted_share_of_the_images() -> None:
+    images = torch.zeros(1000, 2, 24, 30)
+    erased = Erase(0.3, (0.25, 0.75), area=(0.1, 0.2), ratio=2)(images)[0]
+    painted = erased[:, 0] > 0
+    changed = painted.flatten(1).any(1)
+    assert 220 < int(changed.sum()) < 380
+    assert set(erased[:, 0].unique().tolist()) == {0, 0.25} and set(erased[:, 1].unique().tolist()) == {0, 0.75}
+    rows, columns = painted.any(2).sum(1)[changed], painted.any(1).sum(1)[changed]
+    assert torch.equal(painted[changed].sum((1, 2)), rows * columns)  # it is a rectangle
+    share = rows * columns / (24 * 30)
+    assert share.min() > 0.08 and share.max() < 0.23 and share.std() > 0.02
+    assert bool(painted.any(0).any(0).all()) and bool(painted.any(0).any(1).all())  # up to every edge
+
+
+@pytest.mark.parametrize("name", ["autoaugment", "randaugment", "trivialaugment"])
+def test_colour_policies_are_for_grey_and_rgb(name: str) -> None:
+    info = data.DataInfo("x", 4, (8, 8), ("a", "b"), (0.5,) * 4, (0.5,) * 4)
+    with pytest.raises(ValueError, match=r"in_chans \(=4\) must be 1 or 3"):
+        data.create_augment(name, info)
+    grey = data.create_augment(name, data.DataInfo("x", 1, (8, 8), ("a", "b"), (0.5,), (0.5,)))
+    assert grey is not None and grey(torch.rand(20, 1, 8, 8))[0].shape == (20, 1, 8, 8)
+
+
 def test_a_transform_of_torchvision_a_function_and_a_batch_transform_can_be_registered() -> None:
     class Darker(BatchTransform):
         def __call__(self, images, masks=None):
@@ -131,7 +185,7 @@ def test_a_loader_gets_the_images_of_a_batch_together(augment: str, monkeypatch)
     images, labels = next(iter(DataLoader(sets.train, 32, sampler=range(50, 100))))
     assert asked == [list(range(50, 82))]
     assert images.shape == (32, 1, 8, 8) and images.dtype == torch.float32
-    assert labels.dtype == torch.int64 and labels.tolist() == raw.labels[50:82]
+    assert labels.dtype == torch.int64 and labels.tolist() == raw.targets[50:82].tolist()
     if augment == "none":
         torch.testing.assert_close(images[3], sets.train[53][0])
 

@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 import kanvolution.data as data
-from kanvolution.data.images import fit_image, load_image, read_image
+from kanvolution.data.images import cover, fit_image, load_image, read_image
 
 
 def noise(*shape: int, seed: int = 0) -> np.ndarray:
@@ -81,11 +81,52 @@ def test_files_are_read_with_1_or_3_channels(tmp_path) -> None:
 def test_one_tree_is_split_by_a_seed_into_disjoint_parts(tree) -> None:
     sets = data.create_data("image_folder", path=str(tree), image_size=8)
     assert sets.info.class_names == ("cat", "dog") and sets.info.image_size == (8, 8) and sets.info.in_chans == 3
-    parts = [{p for p, _ in part.images.samples} for part in (sets.train, sets.val)]
-    assert len(parts[0]) == 8 and len(parts[1]) == 2 and not parts[0] & parts[1]
+    assert len(sets.train) == 8 and len(sets.val) == 2
     assert sorted(sets.val[i][1] for i in range(2)) == [0, 1]
-    again = data.create_data("image_folder", path=str(tree), image_size=8)
-    assert [p for p, _ in again.val.images.samples] == [p for p, _ in sets.val.images.samples]
+    sets, again, other = (
+        data.create_data("image_folder", path=str(tree), image_size=8, in_memory=False, split_seed=seed)
+        for seed in (0, 0, 2)
+    )
+    train, val = (part.images.source.paths for part in (sets.train, sets.val))
+    assert len({*train, *val}) == 10
+    assert again.val.images.source.paths == val != other.val.images.source.paths
+
+
+def test_images_in_memory_are_those_of_the_files(tree) -> None:
+    kept, read = (
+        data.create_data("image_folder", path=str(tree), image_size=[9, 7], in_memory=choice, augment="none")
+        for choice in (True, False)
+    )
+    assert isinstance(kept.train.images, data.TensorImages) and kept.info == read.info
+    for i in range(8):
+        assert torch.equal(kept.train[i][0], read.train[i][0]) and kept.train[i][1] == read.train[i][1]
+    assert kept.train[0][0].shape == (3, 9, 7)
+
+
+def test_random_crops_are_of_training_images_alone(tree) -> None:
+    sets = data.create_data("image_folder", path=str(tree), image_size=6, crop_scale=[0.2, 0.5], augment="none")
+    assert len({tuple(sets.train[0][0].flatten().tolist()) for _ in range(5)}) == 5
+    assert len({tuple(sets.val[0][0].flatten().tolist()) for _ in range(5)}) == 1
+    whole = data.create_data("image_folder", path=str(tree), image_size=6, augment="none")
+    assert sets.info == whole.info and torch.equal(sets.val[1][0], whole.val[1][0])
+    for wrong in ([0.5, 0.2], [0, 1], [0.5], [0.5, 1.5]):
+        with pytest.raises(ValueError, match=r"data\.crop_scale .*0 < smallest <= largest <= 1"):
+            data.create_data("image_folder", path=str(tree), crop_scale=wrong)
+
+
+def test_a_share_of_the_scaled_image_is_taken() -> None:
+    image = torch.zeros(1, 64, 64)
+    image[:, 8:-8, 8:-8] = 1.0
+    assert cover(image, (48, 48), 0.75).min() == 1.0  # 48 of 64 pixels, unscaled
+    assert cover(image, (24, 24), 0.75)[..., 1:-1, 1:-1].min() > 0.99 and cover(image, (24, 24)).min() == 0.0
+
+
+@pytest.mark.parametrize(
+    ("size", "message"), [([1, 2, 3], "number of pixels or"), (0, "must be >= 1"), ([4, 0], "must be >= 1")]
+)
+def test_image_sizes_that_cannot_be(tree, size: object, message: str) -> None:
+    with pytest.raises(ValueError, match=rf"data\.image_size.*{message}"):
+        data.create_data("image_folder", path=str(tree), image_size=size)
 
 
 def test_train_and_val_folders_are_used_as_they_are_in_grey(tmp_path) -> None:
@@ -120,6 +161,8 @@ def test_a_broken_image_is_found_before_training_or_when_it_is_read(tree) -> Non
 def test_folders_that_cannot_be_used(tree, tmp_path) -> None:
     with pytest.raises(ValueError, match=r"data\.path .* is not a folder"):
         data.create_data("image_folder", path=str(tmp_path / "nowhere"))
+    with pytest.raises(ValueError, match=r"data\.path .* is a file, not a folder"):
+        data.create_data("image_folder", path=str(tree / "cat" / "0.png"))
     (tree / "emu").mkdir()
     with pytest.raises(ValueError, match=r"class folder .*emu' holds no image"):
         data.create_data("image_folder", path=str(tree))

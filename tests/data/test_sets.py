@@ -1,5 +1,7 @@
 """The data sets that ship with the package, but for folders of images."""
 
+import struct
+
 import numpy as np
 import pytest
 import torch
@@ -110,6 +112,10 @@ def test_npz_is_never_unpickled(tmp_path) -> None:
     ("change", "message"),
     [
         ({"x_train": np.zeros((6, 5, 7), np.float32)}, r"x_train \(float32.* must be uint8"),
+        (
+            {"x_train": np.zeros((6, 3, 5, 7), np.uint8)},
+            r"x_train \(shape \(6, 3, 5, 7\)\) must have its channels last",
+        ),
         ({"y_train": np.zeros(5, int)}, r"y_train .*shape \(5,\).* must be integers \[6\]"),
         ({"y_train": np.zeros(6)}, r"y_train \(float64.* must be integers"),
         ({"y_train": np.array([0, 2, 2, 0, 2, 0])}, "no sample of class 1"),
@@ -144,15 +150,27 @@ def test_npz_that_is_missing_incomplete_or_no_npz(tmp_path) -> None:
         data.create_data("npz", path=str(tmp_path / "e.npz"))
 
 
+def test_npz_can_split_its_training_images(tmp_path) -> None:
+    values = arrays(train=30)
+    path = save(tmp_path / "a.npz", {key: values[key] for key in ("x_train", "y_train")})
+    with pytest.raises(ValueError, match=r"lacks x_test, y_test .* data\.val chooses test, val or split"):
+        data.create_data("npz", path=path)
+    sets = data.create_data("npz", path=path, val="split", val_fraction=0.3)
+    assert torch.bincount(sets.val.images.targets).tolist() == [3, 3, 3]
+    rows = [tuple(image.flatten().tolist()) for part in (sets.train, sets.val) for image in part.images.images]
+    assert set(rows) == {tuple(image.flatten().tolist()) for image in values["x_train"]} and len(rows) == 30
+    other = data.create_data("npz", path=path, val="split", val_fraction=0.3, split_seed=1)
+    assert not torch.equal(other.val.images.images, sets.val.images.images)
+
+
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "cifar10", "cifar100"])
 def test_torchvision_sets_that_are_not_there_say_what_to_do(tmp_path, name: str) -> None:
     with pytest.raises(ValueError, match=rf"{name} cannot be loaded from data.path .*data\.download=true"):
         data.create_data(name, path=str(tmp_path))
 
 
-def test_a_torchvision_set_is_read_from_its_own_files(tmp_path) -> None:
-    import struct
-
+@pytest.fixture
+def mnist(tmp_path):
     raw = tmp_path / "MNIST" / "raw"
     raw.mkdir(parents=True)
     for part, count in (("train", 4), ("t10k", 2)):
@@ -161,9 +179,43 @@ def test_a_torchvision_set_is_read_from_its_own_files(tmp_path) -> None:
             struct.pack(">4B3I", 0, 0, 8, 3, count, 28, 28) + images.tobytes()
         )
         (raw / f"{part}-labels-idx1-ubyte").write_bytes(struct.pack(">4BI", 0, 0, 8, 1, count) + bytes(range(count)))
-    sets = data.create_data("mnist", path=str(tmp_path), augment="none")
+    return tmp_path
+
+
+def test_a_torchvision_set_is_read_from_its_own_files(mnist) -> None:
+    sets = data.create_data("mnist", path=str(mnist), augment="none")
     assert len(sets.train) == 4 and len(sets.val) == 2 and sets.info.num_classes == 10
     assert sets.train[3][0].shape == (1, 28, 28) and sets.train[3][1] == 3
+
+
+def test_a_torchvision_set_that_is_damaged_or_a_file_says_so(mnist) -> None:
+    with pytest.raises(ValueError, match="class 0 has 1 sample"):  # one of each class cannot be split
+        data.create_data("mnist", path=str(mnist), val="split")
+    images = mnist / "MNIST" / "raw" / "train-images-idx3-ubyte"
+    images.write_bytes(images.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"mnist cannot be loaded from data\.path .*data\.download=true"):
+        data.create_data("mnist", path=str(mnist))
+    with pytest.raises(ValueError, match=r"is a file; name the folder that holds mnist"):
+        data.create_data("mnist", path=str(images))
+    with pytest.raises(ValueError, match=r"unknown data\.val 'tst'. Did you mean 'test'"):
+        data.create_data("mnist", path=str(mnist), val="tst")
+
+
+def test_a_download_that_cannot_be_written_names_the_folder(tmp_path, monkeypatch) -> None:
+    def refuse(*args: object, **options: object) -> None:
+        raise PermissionError("Permission denied: 'MNIST'")
+
+    monkeypatch.setattr("torchvision.datasets.MNIST.download", refuse)
+    with pytest.raises(ValueError, match=r"Permission denied.*see that .* can be written and has room"):
+        data.create_data("mnist", path=str(tmp_path), download=True)
+
+
+def test_random_split_is_fixed_disjoint_and_complete() -> None:
+    train, held_out = data.random_split(10, 0.3, seed=1)
+    assert sorted(train + held_out) == list(range(10)) and len(held_out) == 3
+    assert (train, held_out) == data.random_split(10, 0.3, seed=1) != data.random_split(10, 0.3, seed=2)
+    with pytest.raises(ValueError, match="needs at least 2"):
+        data.random_split(1, 0.5, seed=0)
 
 
 def test_stratified_split_is_fixed_disjoint_and_keeps_shares() -> None:

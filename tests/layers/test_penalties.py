@@ -22,7 +22,7 @@ def network(basis: str = "gram", **options: object) -> nn.Module:
 @pytest.mark.parametrize("basis", kv.list_bases())
 def test_weight_penalty_is_its_formula(basis: str) -> None:
     model = network(basis)
-    weights = [block.conv.weight for block in model.layers]
+    weights = [block.conv.weight for block in model.stages]
     assert [layer.weight for _, layer in kan_layers(model)] == weights
     expected = sum(0.3 * w.abs().sum() + 0.5 * 0.2 * w.square().sum() for w in weights)
     penalty = kv.weight_penalty(model, l1=0.3, l2=0.2)
@@ -65,7 +65,7 @@ def test_activation_penalty_is_its_formula() -> None:
     assert_close(term, sum(0.3 * y.abs().mean() + 0.2 * y.square().mean() for y in outputs))
     peer = torch.stack([torch.norm(y, 1, dim=0).mean() for y in outputs]).sum()  # torch-conv-kan's L1
     assert_close(sum(y.abs().mean() for y in outputs), peer / len(x))
-    parameters = [model.layers[0].conv.weight, model.layers[3].conv.weight]
+    parameters = [model.stages[0].conv.weight, model.stages[3].conv.weight]
     assert all(g.abs().max() > 0 for g in torch.autograd.grad(term, parameters))
 
 
@@ -95,7 +95,7 @@ def test_where_chooses_the_outputs() -> None:
 
 def _outputs(model: nn.Module, x: torch.Tensor) -> list[torch.Tensor]:
     means = []
-    for block in model.layers:
+    for block in model.stages:
         x = block(x)
         means.append(x.abs().mean())
     return means
@@ -113,7 +113,7 @@ class Checkpointed(nn.Module):
 def test_gradient_checkpointing_counts_once_and_gives_the_same_gradients() -> None:
     plain = network(norm=None)
     saving = copy.deepcopy(plain)
-    saving.layers = nn.Sequential(*(Checkpointed(block) for block in saving.layers))
+    saving.stages = nn.Sequential(*(Checkpointed(block) for block in saving.stages))
     x = torch.randn(3, 2, 8, 8)
     for model in (plain, saving):
         with kv.ActivationPenalty(model, l1=0.3, l2=0.2) as penalty:

@@ -16,7 +16,7 @@ from tests.train.toy import CHANNELS, toy_data, toy_model
 
 def quick(folder, model: nn.Module | None = None, **options: Any):
     model = toy_model() if model is None else model
-    options = {"trainer": TrainerConfig(epochs=2, batch_size=8), "progress": Silent(), **options}
+    options = {"trainer": TrainerConfig(epochs=2, batch_size=8), "tracker": "none", "progress": Silent(), **options}
     return fit(model, toy_data(), output_dir=folder, **options), model
 
 
@@ -33,6 +33,7 @@ def test_every_basis_trains_a_step(basis: str, tmp_path) -> None:
     moved = [not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True)]
     assert sum(moved) > 0.8 * len(moved)
     assert torch.equal(weights(load_run(tmp_path / "run").model), weights(model))
+    assert torch.equal(weights(kv.from_pretrained(tmp_path / "run")), weights(model))
 
 
 def test_training_learns(tmp_path) -> None:
@@ -43,7 +44,20 @@ def test_training_learns(tmp_path) -> None:
     assert [r["epoch"] for r in records] == list(range(1, 13))
     assert records[-1]["train_loss"] < 0.5 * records[0]["train_loss"]
     assert set(records[0]) == {
-        *("epoch", "lr", "train_loss", "val_loss", "val_top1", "val_macro_auc", "seconds", "images_per_second")
+        *(
+            "epoch",
+            "lr",
+            "train_loss",
+            "val_loss",
+            "val_top1",
+            "val_macro_auc",
+            "val_auc_ovo",
+            "val_macro_recall",
+            "val_macro_f1",
+            "val_calibration_error",
+            "seconds",
+            "images_per_second",
+        )
     }
 
 
@@ -51,7 +65,8 @@ def test_the_run_folder_is_complete_and_the_result_is_the_last_epoch(tmp_path) -
     result, model = quick(tmp_path / "run", config="seed: 0\n")
     names = {p.name for p in (tmp_path / "run").iterdir()}
     assert names == {
-        *("config.json", "config.yaml", "environment.json", "metrics.jsonl", "model.safetensors", "result.json")
+        *("config.json", "config.yaml", "environment.json", "metrics.jsonl", "model.safetensors", "result.json"),
+        *("confusion.png", "curves.png"),
     }
     last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
     stored = json.loads((tmp_path / "run" / "result.json").read_text())
@@ -177,9 +192,9 @@ def test_a_loss_that_is_not_a_number_stops_and_keeps_the_last_good_checkpoint(tm
 
 
 def test_a_failing_save_keeps_the_checkpoint_before(tmp_path, monkeypatch) -> None:
-    from kanvolution.train import checkpoint
+    from kanvolution.models import weights
 
-    save, calls = checkpoint.save_file, []
+    save, calls = weights.save_file, []
 
     def fail_later(state: Mapping, path, **options: Any) -> None:
         calls.append(path)
@@ -188,7 +203,7 @@ def test_a_failing_save_keeps_the_checkpoint_before(tmp_path, monkeypatch) -> No
             raise OSError("No space left on device")
         save(state, path, **options)
 
-    monkeypatch.setattr(checkpoint, "save_file", fail_later)
+    monkeypatch.setattr(weights, "save_file", fail_later)
     with pytest.raises(OSError, match="No space left"):
         quick(tmp_path / "run")
     assert load_run(tmp_path / "run").epoch == 1

@@ -81,7 +81,7 @@ def test_mistakes(run, files, tmp_path) -> None:
         predict(run, [torch.zeros(3, 8, 8)])
     with pytest.raises(ValueError, match=r"top \(=0\)"):
         predict(run, files, top=0)
-    with pytest.raises(ValueError, match="is not the folder of a run"):
+    with pytest.raises(ValueError, match="is not the folder of a saved model"):
         predict(tmp_path, files)
     assert predict(run, []) == []
 

@@ -56,6 +56,9 @@ class Basis(nn.Module, ABC):
     """
 
     name: ClassVar[str] = ""
+    per_output: ClassVar[bool] = False
+    """Whether the functions differ from output to output, so that they belong to edges and not to input channels."""
+
     activation: ClassVar[str | None] = "silu"
     """The activation a block puts after this basis' layer and norm when told "auto"."""
 
@@ -129,8 +132,36 @@ class Basis(nn.Module, ABC):
         """sum_{c,k} W[o, c*K + k] * B_k(x[c]): expand, then one ordinary grouped convolution."""
         return convolve(self(x).flatten(1, 2), weight, bias, groups)
 
+    @torch.no_grad()
+    def edge_values(self, x: Tensor, outputs: Tensor, inputs: Tensor) -> Tensor:
+        """The K functions on single edges of the layer, without what is attached.
+
+        Args:
+            x: values of the input, [S], or [in_channels, S] with values of each channel.
+            outputs, inputs: channels of the E edges, integer tensors [E]; the input channel counts over all groups.
+
+        Returns:
+            Tensor [E, K, S].
+        """
+        if x.ndim == 1 and not hasattr(self, "in_channels"):  # all channels have the same functions
+            x, inputs = x.unsqueeze(0), torch.zeros_like(inputs)
+        channels = getattr(self, "in_channels", x.shape[0])
+        values = self.functions(x.expand(channels, -1).unsqueeze(0), input_map=self.input_map, base=self.base)
+        return values[0, inputs]
+
     def reset_parameters(self) -> None:
         """Put learned parameters of the functions back to their initial values."""
+
+    def make_first_identity(self) -> None:
+        """Make function 0 x itself, which a layer needs to begin as an ordinary one.
+
+        Raises:
+            ValueError: the base function, which is function 0, is another.
+        """
+        if self.base != "identity":
+            raise ValueError(
+                f"the base function of basis {self.name!r} is {self.base!r}, and must be the identity: base='identity'"
+            )
 
     @torch.no_grad()
     def second_moments(self) -> Tensor:

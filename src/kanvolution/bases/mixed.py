@@ -52,6 +52,12 @@ class MixedBasis(Basis):
             with torch.no_grad():
                 self.mixing.normal_().mul_(self.inner.initial_std(1).to(self.mixing))
 
+    @torch.no_grad()
+    def make_first_identity(self) -> None:
+        self.inner.make_first_identity()
+        self.mixing[:, 0] = 0
+        self.mixing[:, 0, 0] = 1
+
     def attach(self, **parts: nn.Module | None) -> None:
         self.inner.attach(**parts)
 

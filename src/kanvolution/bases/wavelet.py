@@ -89,6 +89,8 @@ class EdgeWavelet(Basis):
         base: base function b(x), or None.
     """
 
+    per_output = True
+
     def __init__(
         self,
         in_channels: int,
@@ -123,6 +125,14 @@ class EdgeWavelet(Basis):
         edges = grouped.expand(-1, -1, repeats, *(-1 for _ in grouped.shape[3:])).flatten(1, 3)
         scale = _away_from_zero(self.scale).view(-1, 1)
         return ops.wavelet(edges, scale, self.translation.view(-1, 1), self.kind, **options)
+
+    @torch.no_grad()
+    def edge_values(self, x: Tensor, outputs: Tensor, inputs: Tensor) -> Tensor:
+        rows = (x.expand(self.in_channels, -1) if x.ndim == 1 else x)[inputs]
+        edge = (outputs, inputs % self.scale.shape[1])
+        options: dict[str, Any] = {"input_map": self.input_map, "base": self.base}
+        scale = _away_from_zero(self.scale)[edge].unsqueeze(1)
+        return ops.wavelet(rows.unsqueeze(0), scale, self.translation[edge].unsqueeze(1), self.kind, **options)[0]
 
     def contract(self, x: Tensor, weight: Tensor, bias: Tensor | None, convolve: Convolve, groups: int) -> Tensor:
         size = self.size

@@ -3,9 +3,22 @@
 The modules import only the standard library and `registry`; what a command needs is imported when it runs.
 """
 
-from kanvolution.cli import bases, models, predict, train
+from kanvolution.cli import bases, convert_checkpoint, eval, models, predict, show, train
 from kanvolution.cli.command import COMMANDS, Command, register_command
 from kanvolution.cli.entry import main
 from kanvolution.cli.imports import import_file
 
-__all__ = ["COMMANDS", "Command", "bases", "import_file", "main", "models", "predict", "register_command", "train"]
+__all__ = [
+    "COMMANDS",
+    "Command",
+    "bases",
+    "convert_checkpoint",
+    "eval",
+    "import_file",
+    "main",
+    "models",
+    "predict",
+    "register_command",
+    "show",
+    "train",
+]

@@ -7,7 +7,6 @@ import sys
 
 from kanvolution.cli.command import FAILED, INTERRUPTED, fail, register_command
 from kanvolution.cli.imports import add_import
-from kanvolution.cli.text import number, percent
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
@@ -29,7 +28,7 @@ def train(options: argparse.Namespace) -> int:
     composed = compose(options.overrides)
 
     from kanvolution.train import NonFiniteLossError, TrainingInterrupted, run_job
-    from kanvolution.train.progress import summary
+    from kanvolution.train.progress import measured, summary
 
     try:
         result = run_job(composed.values, text=composed.text)
@@ -38,11 +37,9 @@ def train(options: argparse.Namespace) -> int:
         return INTERRUPTED
     except NonFiniteLossError as error:
         return fail(str(error), FAILED)
-    metrics = result.metrics
-    rows = {"top-1": percent(metrics.get("top1")), "macro AUC": number(metrics.get("macro_auc"))}
     summary(
         {
-            **{name: value for name, value in rows.items() if value},
+            **dict(measured(name, value) for name, value in result.metrics.items()),
             "parameters": f"{result.parameters:,}",
             "seconds": f"{result.seconds:.1f}",
             "run folder": str(result.folder),

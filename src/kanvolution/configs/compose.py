@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from kanvolution.configs.groups import GROUPS, Root, schema
@@ -28,12 +29,20 @@ class Composed:
     choices: dict[str, str]
 
 
-def compose(overrides: Sequence[str] = (), *, allow_missing: bool = False) -> Composed:
+def compose(
+    overrides: Sequence[str] = (),
+    *,
+    allow_missing: bool = False,
+    base: Mapping[str, Any] | None = None,
+    groups: Sequence[str] | None = None,
+) -> Composed:
     """The config of a training run.
 
     Args:
         overrides: in Hydra's language: `group=choice` and `key=value` ("conv=gram", "conv.degree=3", "seed=1").
         allow_missing: leave keys that must be given as "???" instead of refusing.
+        base: values of an earlier config. They stand for the defaults, but for groups that `overrides` choose anew.
+        groups: of `base`, those to take; None takes all, and the keys beside the groups.
 
     Raises:
         ConfigError: an unknown group, choice or key (the nearest is named), a value of the wrong type, or a key that
@@ -51,14 +60,17 @@ def compose(overrides: Sequence[str] = (), *, allow_missing: bool = False) -> Co
     errors, omegaconf = require("hydra.errors", _EXTRA), require("omegaconf", _EXTRA)
     parsed = _parse(overrides)
     with _hydra() as hydra:
-        groups = hydra.groups()
-        chosen = [o for o in parsed if o.get_key_element() in groups]
-        for override in chosen:
-            _check_choice(override, hydra.group_options(override.get_key_element()))
+        known = hydra.groups()
+        chosen = [o for o in parsed if o.get_key_element() in known]
+        earlier = _Earlier(base or {}, groups, [o.key_or_group for o in parsed])
+        for group, choice in [*earlier.choices.items(), *((o.get_key_element(), o.value()) for o in chosen)]:
+            _check_choice(group, choice, hydra.group_options(group))
+        choices = [f"{group}={choice}" for group, choice in earlier.choices.items()]
         try:
-            base = hydra.compose([o.input_line for o in chosen])
-            lines = [o.input_line if o in chosen else _check_key(o, base, groups) for o in parsed]
-            config = hydra.compose(lines)
+            defaults = hydra.compose([*choices, *(o.input_line for o in chosen)])
+            lines = [o.input_line if o in chosen else _check_key(o, defaults, known) for o in parsed]
+            config = hydra.compose([*choices, *lines])
+            earlier.fill(config)
             missing = [] if allow_missing else sorted(omegaconf.OmegaConf.missing_keys(config))
             if missing:
                 raise ConfigError(f"{missing[0]} has no default; pass {missing[0]}=VALUE")
@@ -88,8 +100,53 @@ def _parse(overrides: Sequence[str]) -> list[Any]:
     return parsed
 
 
-def _check_choice(override: Any, options: list[str]) -> None:
-    group, value = override.get_key_element(), override.value()
+class _Earlier:
+    """What is taken from an earlier config: the groups not chosen anew, and the keys not given."""
+
+    def __init__(self, values: Mapping[str, Any], groups: Sequence[str] | None, given: list[str]) -> None:
+        taken = values if groups is None else {name: values[name] for name in groups if name in values}
+        self.given = given
+        self.values = {name: value for name, value in taken.items() if name not in given}
+        self.choices = {name: _entry(name, value) for name, value in self.values.items() if name in GROUPS}
+
+    def fill(self, config: Any) -> None:
+        """Put the values into a config of the same choices."""
+        omegaconf = require("omegaconf", _EXTRA).OmegaConf
+        values = omegaconf.create(dict(self.values))
+        for key in list(_keys(config)):
+            value = omegaconf.select(values, key, default=_ABSENT)
+            if value is not _ABSENT and not any(name == key or name.startswith(f"{key}.") for name in self.given):
+                omegaconf.update(config, key, value, merge=False)
+
+
+_ABSENT = object()
+
+
+def _entry(group: str, values: Mapping[str, Any]) -> str:
+    """The choice of a group that values come from: their own name, or the only choice there is."""
+    return str(next((values[key] for key in ("name", "basis") if key in values), "default"))
+
+
+def read_config(folder: str | Path) -> dict[str, Any]:
+    """The config that a run was trained with.
+
+    Raises:
+        ConfigError: the folder has none, or it is damaged.
+    """
+    path = Path(folder) / "config.yaml"
+    yaml = require("yaml", _EXTRA)
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{str(folder)!r} is not the folder of a `kanvolution train` run: no {path.name}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{str(path)!r} is damaged: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{str(path)!r} is damaged: it holds no keys")
+    return values
+
+
+def _check_choice(group: str, value: Any, options: list[str]) -> None:
     if value is None and group not in GROUPS:
         return
     if not isinstance(value, str) or value not in options:

@@ -22,7 +22,7 @@ from kanvolution.bases.basis import option_names
 from kanvolution.data import DATA
 from kanvolution.layers import ConvSpec
 from kanvolution.models import MODELS
-from kanvolution.train import OPTIMS, SCHEDULES, TASKS, TrainerConfig
+from kanvolution.train import OPTIMS, SCHEDULES, TASKS, TRACKERS, TrainerConfig
 
 REQUIRED = "???"
 """OmegaConf's mark of a key that has no default and must be given."""
@@ -67,12 +67,15 @@ def function_keys(function: Callable[..., Any], filled: tuple[str, ...] = ()) ->
 def config_type(annotation: Any) -> Any:
     """The type that OmegaConf checks for an annotation; `Any` where it knows none."""
     origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if annotation in (int, float, bool, str):
+    if annotation in (int, float, bool, str) or dataclasses.is_dataclass(annotation):
         return annotation
     if origin in (typing.Union, types.UnionType):
         members = [config_type(a) for a in arguments if a is not type(None)]
         if members == [dict[str, Any]]:
             return members[0]
+        keys_of_its_own = [m for m in members if dataclasses.is_dataclass(m)]
+        if keys_of_its_own:  # or a dictionary of the same keys
+            return keys_of_its_own[0]
         if Any in members or (len(members) > 1 and not all(m in (int, float, bool, str) for m in members)):
             return Any
         inner = typing.Union[tuple(members)]  # noqa: UP007 - built at run time
@@ -111,11 +114,15 @@ def _data_keys(name: str) -> list[Key]:
     return _named(name, [*function_keys(source.load), augment])
 
 
-def _trainer_keys(name: str) -> list[Key]:
-    types_by_name = typing.get_type_hints(TrainerConfig)
-    return [
-        Key(f.name, types_by_name[f.name], f.default, f.metadata["help"]) for f in dataclasses.fields(TrainerConfig)
-    ]
+def _optim_keys(name: str) -> list[Key]:
+    no_decay = Key("no_decay", list[str], [], "patterns of names of further parameters without decay, e.g. [head.*]")
+    return _named(name, [*function_keys(OPTIMS[name], ("params",)), no_decay])
+
+
+def dataclass_keys(cls: Any) -> list[Key]:
+    """The keys of a dataclass whose fields say in their metadata what they are for."""
+    types_by_name = typing.get_type_hints(cls)
+    return [Key(f.name, types_by_name[f.name], f.default, f.metadata["help"]) for f in dataclasses.fields(cls)]
 
 
 GROUPS: dict[str, Group] = {
@@ -131,13 +138,18 @@ GROUPS: dict[str, Group] = {
         lambda: iter(TASKS),
         lambda n: _named(n, function_keys(TASKS[n], ("info",))),
     ),
-    "optim": Group("the optimiser", lambda: iter(OPTIMS), lambda n: _named(n, function_keys(OPTIMS[n], ("params",)))),
+    "optim": Group("the optimiser", lambda: iter(OPTIMS), _optim_keys),
     "schedule": Group(
         "the learning rate over the run",
         lambda: iter(SCHEDULES),
         lambda n: _named(n, function_keys(SCHEDULES[n], ("steps", "epochs"))),
     ),
-    "trainer": Group("the loop", lambda: iter(["default"]), _trainer_keys),
+    "trainer": Group("the loop", lambda: iter(["default"]), lambda n: dataclass_keys(TrainerConfig)),
+    "tracker": Group(
+        "where the metrics are shown, beside metrics.jsonl",
+        lambda: iter(TRACKERS),
+        lambda n: _named(n, function_keys(TRACKERS[n])),
+    ),
 }
 
 
@@ -152,6 +164,7 @@ class Root:
     optim: Any = dataclasses.field(default_factory=dict)
     schedule: Any = dataclasses.field(default_factory=dict)
     trainer: Any = dataclasses.field(default_factory=dict)
+    tracker: Any = dataclasses.field(default_factory=dict)
     seed: int = dataclasses.field(default=0, metadata={"help": "of weights, data order, augmentation, dropout"})
     output_dir: str | None = dataclasses.field(
         default=None, metadata={"help": "a new or empty folder; null: runs/TIME-MODEL-CONV-DATA"}
@@ -162,6 +175,10 @@ def schema(name: str, keys: list[Key]) -> type:
     """A dataclass of the keys, for OmegaConf to check types by."""
     entries: list[tuple[str, Any, Any]] = []
     for key in keys:
+        if dataclasses.is_dataclass(key.type):
+            inner = schema(key.name, dataclass_keys(key.type))
+            entries.append((key.name, inner, dataclasses.field(default_factory=inner)))
+            continue
         default = list(key.default) if isinstance(key.default, tuple) else key.default
         if default is None and key.type == dict[str, Any]:
             default = {}  # so that conv.norm_options.eps=1e-3 finds a dictionary

@@ -9,7 +9,7 @@ from importlib import resources
 from typing import Any
 
 from kanvolution.configs.compose import compose
-from kanvolution.configs.groups import GROUPS, Root
+from kanvolution.configs.groups import GROUPS, Key, Root, dataclass_keys
 
 _HEAD = """\
 usage: kanvolution train [GROUP=CHOICE ...] [KEY=VALUE ...] [--import FILE ...]
@@ -56,10 +56,22 @@ def _key_lines(values: dict[str, Any], help: dict[str, str]) -> list[str]:
             continue
         # A preset has the keys of the entry that it builds on, which the entry's own name tells.
         entry = next(iter(value.values())) if name != "trainer" else "default"
-        texts = {key.name: key.help for key in GROUPS[name].keys(entry)}
-        rows += [(f"{name}.{key}", _shown(v), texts.get(key, "")) for key, v in list(value.items())]
+        texts = _helps(GROUPS[name].keys(entry))
+        for key, v in value.items():
+            inner = {f"{key}.{k}": w for k, w in v.items()} if isinstance(v, dict) else {}
+            shown = inner if inner.keys() & texts.keys() else {key: v}
+            rows += [(f"{name}.{k}", _shown(w), texts.get(k, "")) for k, w in shown.items()]
     width = max(len(f"{key}={value}") for key, value, _ in rows)
     return [f"  {f'{key}={value}':<{width}}  {text}".rstrip() for key, value, text in rows]
+
+
+def _helps(keys: list[Key]) -> dict[str, str]:
+    """The help of each key by name, with those of keys inside of keys ("penalties.weight_l1")."""
+    helps = {key.name: key.help for key in keys}
+    for key in keys:
+        if dataclasses.is_dataclass(key.type):
+            helps |= {f"{key.name}.{name}": text for name, text in _helps(dataclass_keys(key.type)).items()}
+    return helps
 
 
 def _shown(value: Any) -> str:

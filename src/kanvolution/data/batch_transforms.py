@@ -7,14 +7,16 @@ numbers come from torch's global generator.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision import tv_tensors
 from torchvision.transforms import v2
+from torchvision.transforms.v2.functional import rgb_to_grayscale
 
 Batch = tuple[Tensor, Tensor | None]
 
@@ -59,6 +61,22 @@ class Flip(BatchTransform):
         images = torch.where(turned.view(-1, 1, 1, 1), images.flip(self.dim), images)
         if masks is not None:
             masks = torch.where(turned.view(-1, 1, 1), masks.flip(self.dim), masks)
+        return images, masks
+
+
+class Symmetries(BatchTransform):
+    """One of the eight symmetries of a square, at random; of the four of a rectangle where the sides differ."""
+
+    def __init__(self) -> None:
+        self.flips = Chain(Flip(-1), Flip(-2))
+
+    def __call__(self, images: Tensor, masks: Tensor | None = None) -> Batch:
+        images, masks = self.flips(images, masks)
+        if images.shape[-1] == images.shape[-2]:
+            turned = torch.rand(len(images)) < 0.5
+            images = torch.where(turned.view(-1, 1, 1, 1), images.mT, images)
+            if masks is not None:
+                masks = torch.where(turned.view(-1, 1, 1), masks.mT, masks)
         return images, masks
 
 
@@ -120,6 +138,62 @@ class Affine(BatchTransform):
             masks = F.grid_sample(floats, grid, "nearest", align_corners=False).squeeze(1).to(masks.dtype)
         # Rounding may leave [0, 1] by a last bit.
         return F.grid_sample(images, grid, align_corners=False).clamp_(0, 1), masks
+
+
+class Jitter(BatchTransform):
+    """Change brightness, then contrast, by factors of 1 - amount to 1 + amount.
+
+    Contrast is changed about the mean grey of each image. Masks stay as they are.
+
+    Args:
+        brightness: amount in [0, 1].
+        contrast: amount in [0, 1].
+    """
+
+    def __init__(self, brightness: float, contrast: float) -> None:
+        self.brightness, self.contrast = brightness, contrast
+
+    def __call__(self, images: Tensor, masks: Tensor | None = None) -> Batch:
+        light, spread = (
+            uniform(len(images), 1 - amount, 1 + amount).view(-1, 1, 1, 1)
+            for amount in (self.brightness, self.contrast)
+        )
+        images = (images * light).clamp_(0, 1)
+        grey = rgb_to_grayscale(images) if images.shape[1] == 3 else images
+        mean = grey.mean((1, 2, 3), keepdim=True)
+        return torch.lerp(mean, images, spread).clamp_(0, 1), masks
+
+
+class Erase(BatchTransform):
+    """Paint a rectangle of some images over. Masks stay as they are: what is hidden is to be guessed.
+
+    Source: Z. Zhong et al., Random Erasing Data Augmentation, arXiv 1708.04896.
+
+    Args:
+        probability: share of the images.
+        fill: value of each channel, such as the mean of the data set.
+        area: smallest and largest share of the image.
+        ratio: the sides of a rectangle differ by factors up to this.
+    """
+
+    def __init__(
+        self, probability: float, fill: Sequence[float], area: tuple[float, float] = (0.02, 1 / 3), ratio: float = 3.3
+    ) -> None:
+        self.probability, self.fill, self.area, self.ratio = probability, fill, area, ratio
+
+    def __call__(self, images: Tensor, masks: Tensor | None = None) -> Batch:
+        count, _, height, width = images.shape
+        chosen = torch.rand(count) < self.probability
+        share = uniform(count, *self.area)
+        stretch = (uniform(count, -1, 1) * math.log(self.ratio) / 2).exp()
+        inside = chosen.view(-1, 1, 1)
+        for dim, side, length in ((1, height, share.sqrt() * stretch), (2, width, share.sqrt() / stretch)):
+            length = (length * side).round().clamp(1, side).view(-1, 1)
+            start = (torch.rand(count, 1) * (side - length + 1)).floor()
+            place = torch.arange(side)
+            inside = inside & ((place >= start) & (place < start + length)).unsqueeze(3 - dim)
+        fill = torch.tensor(self.fill, dtype=images.dtype).view(-1, 1, 1)
+        return torch.where(inside.unsqueeze(1), fill, images), masks
 
 
 class Each(BatchTransform):

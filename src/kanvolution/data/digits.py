@@ -6,7 +6,6 @@ import torch
 
 from kanvolution.data.info import DataSets
 from kanvolution.data.registry import register_data
-from kanvolution.data.splits import stratified_split
 from kanvolution.data.tensors import tensor_data_sets
 from kanvolution.extras import require
 
@@ -23,7 +22,4 @@ def digits() -> DataSets:
     # The values are counts 0..16 of set pixels in 4x4 cells.
     images = torch.from_numpy(bunch.images).float().unsqueeze(1) / 16
     labels = torch.from_numpy(bunch.target)
-    train, held_out = (torch.tensor(part) for part in stratified_split(labels.tolist(), 0.2, _SPLIT_SEED))
-    return tensor_data_sets(
-        "digits", (images[train], labels[train]), (images[held_out], labels[held_out]), tuple("0123456789")
-    )
+    return tensor_data_sets("digits", (images, labels), class_names="0123456789", split_seed=_SPLIT_SEED)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -16,12 +16,13 @@ from kanvolution.extras import require
 _MODES = {1: "L", 3: "RGB"}
 
 
-def read_image(path: str | Path, channels: int) -> Tensor:
+def read_image(path: str | Path | IO[bytes], channels: int, name: str | None = None) -> Tensor:
     """The image file as a uint8 tensor [channels, H, W], turned upright as its EXIF data say.
 
     Args:
-        path: any format that Pillow reads.
+        path: any format that Pillow reads; a path or an open file.
         channels: 1 converts to grey, 3 to RGB; an alpha channel is dropped.
+        name: what an error calls the file; its path if not given.
 
     Raises:
         ValueError: the file is missing, no image, or truncated (it is named), or another number of channels.
@@ -34,7 +35,23 @@ def read_image(path: str | Path, channels: int) -> Tensor:
     except Exception as error:
         if isinstance(error, _ChannelsError):
             raise
-        raise ValueError(f"cannot read image {str(path)!r}: {_reason(error)}") from error
+        raise ValueError(f"cannot read image {name or str(path)!r}: {_reason(error)}") from error
+
+
+def read_mask(path: str | Path) -> Tensor:
+    """The image file as class indices: a uint8 tensor [H, W] of its grey values, or of the indices of its palette.
+
+    Raises:
+        ValueError: the file cannot be read, or it has colours (the file is named).
+    """
+    pil = require("PIL.Image", "train")
+    try:
+        with pil.open(path) as image:
+            if image.mode not in ("1", "L", "P"):
+                raise ValueError(f"it has mode {image.mode}; a mask has one 8-bit channel (grey, palette or binary)")
+            return torch.from_numpy(np.asarray(image).astype(np.uint8))
+    except Exception as error:
+        raise ValueError(f"cannot read mask {str(path)!r}: {_reason(error)}") from error
 
 
 def image_tensor(image: Any, channels: int) -> Tensor:
@@ -49,24 +66,37 @@ def image_tensor(image: Any, channels: int) -> Tensor:
     return torch.from_numpy(array.copy()).reshape(*array.shape[:2], channels).permute(2, 0, 1).contiguous()
 
 
-def fit_image(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """An image [C, H, W], uint8 or in [0, 1], as float in [0, 1] of the given (height, width).
+def cover(image: Tensor, size: tuple[int, int], share: float = 1.0, *, nearest: bool = False) -> Tensor:
+    """An image [C, H, W] scaled until `share` of it just covers the size, and its centre cut out; its type is kept.
 
-    It is scaled (with antialiasing) until it just covers the size, and its centre is cut out.
+    Args:
+        image: uint8 or floating point.
+        size: (height, width) of the result.
+        share: in (0, 1]; 0.875 scales an image to 256 pixels where the centre of 224 is taken.
+        nearest: take the nearest pixel, for masks, in place of bilinear interpolation with antialiasing.
     """
-    image = v2.functional.to_dtype(image, torch.float32, scale=True)
     height, width = image.shape[-2:]
-    if (height, width) == tuple(size):
-        return image
-    scale = max(size[0] / height, size[1] / width)
-    covering = [max(size[0], round(height * scale)), max(size[1], round(width * scale))]
-    resized = F.resize(image, covering, antialias=True).clamp(0, 1)
-    return F.center_crop(resized, list(size))
+    scale = max(size[0] / height, size[1] / width) / share
+    covering = [max(side, round(old * scale)) for side, old in zip(size, (height, width), strict=True)]
+    if covering != [height, width]:
+        mode = v2.InterpolationMode.NEAREST_EXACT if nearest else v2.InterpolationMode.BILINEAR
+        image = F.resize(image, covering, mode, antialias=not nearest)
+    return F.center_crop(image, list(size))
 
 
-def load_image(path: str | Path, channels: int, size: tuple[int, int]) -> Tensor:
-    """The image file as float [channels, height, width] in [0, 1]; see `read_image` and `fit_image`."""
-    return fit_image(read_image(path, channels), size)
+def fit_image(image: Tensor, size: tuple[int, int], share: float = 1.0) -> Tensor:
+    """An image [C, H, W], uint8 or in [0, 1], as float in [0, 1] of the given (height, width); see `cover`."""
+    return unit_range(cover(image, size, share)).clamp(0, 1)
+
+
+def unit_range(images: Tensor) -> Tensor:
+    """uint8 images as float in [0, 1]; floating point as it is."""
+    return images if images.is_floating_point() else images.float() / 255
+
+
+def load_image(path: str | Path, channels: int, size: tuple[int, int], share: float = 1.0) -> Tensor:
+    """The image file as float [channels, height, width] in [0, 1]; see `read_image` and `cover`."""
+    return fit_image(read_image(path, channels), size, share)
 
 
 class _ChannelsError(ValueError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from typing import Any
 
 import torch
@@ -12,6 +12,8 @@ from torch.utils.data import Dataset
 
 from kanvolution.checks import integer_at_least
 from kanvolution.registry import unknown_name
+
+TARGETS = ("labels", "masks")
 
 
 @dataclass(frozen=True)
@@ -25,9 +27,12 @@ class DataInfo:
         class_names: names of the classes, by label.
         mean: of each channel over the training images, for values in [0, 1].
         std: of each channel over the training images.
+        crop_share: share of the scaled image that its centre takes, in (0, 1]; see `kanvolution.data.cover`.
+        targets: "labels", one class for each image, or "masks", one class for each pixel.
 
     Raises:
-        ValueError: a size below one, fewer than two classes, or a mean or std of another length or a std of 0.
+        ValueError: a size below one, fewer than two classes, a mean or std of another length or a std of 0, or a
+            `crop_share` or `targets` that is not one of those above.
     """
 
     name: str
@@ -36,6 +41,8 @@ class DataInfo:
     class_names: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    crop_share: float = 1.0
+    targets: str = "labels"
 
     def __post_init__(self) -> None:
         for key in ("image_size", "class_names", "mean", "std"):
@@ -52,6 +59,11 @@ class DataInfo:
                 raise ValueError(f"{key} (={getattr(self, key)}) must have in_chans (={self.in_chans}) numbers")
         if not all(value > 0 for value in self.std):
             raise ValueError(f"std (={self.std}) must be positive; use 1.0 for a channel that never changes")
+
+        if not 0 < self.crop_share <= 1:
+            raise ValueError(f"crop_share (={self.crop_share}) must be in (0, 1]; 1 takes the whole image")
+        if self.targets not in TARGETS:
+            raise ValueError(unknown_name("targets", self.targets, TARGETS))
 
     @property
     def num_classes(self) -> int:
@@ -75,7 +87,7 @@ class DataInfo:
         for key in values:
             if key not in known:
                 raise ValueError(unknown_name("entry of a DataInfo", key, known))
-        missing = [key for key in known if key not in values]
+        missing = [f.name for f in fields(cls) if f.default is MISSING and f.name not in values]
         if missing:
             raise ValueError(f"the description of the data lacks {', '.join(missing)}")
         return cls(**values)
@@ -83,7 +95,10 @@ class DataInfo:
 
 @dataclass(frozen=True)
 class DataSets:
-    """Training and validation images with their facts. An item is (float image [C, H, W], label as int)."""
+    """Training and validation images with their facts.
+
+    An item is a float image [C, H, W] and its target: a label as int, or a mask [H, W] of class indices.
+    """
 
     train: Dataset
     val: Dataset

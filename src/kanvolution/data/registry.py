@@ -89,7 +89,20 @@ def create_data(name: str, *, augment: str | None = None, **options: Any) -> Dat
     AUGMENTS[augment]  # an unknown one is reported before the data are read
     raw = source.load(**options)
     change = create_augment(augment, raw.info)
+    if change is not None and raw.info.targets == "masks":
+        _check_moves_masks(change, augment, raw.info)
     return DataSets(PreparedImages(raw.train, raw.info, change), PreparedImages(raw.val, raw.info), raw.info)
+
+
+def _check_moves_masks(change: BatchTransform, name: str, info: DataInfo) -> None:
+    """Raise ValueError unless an augmentation takes images with masks. Leaves torch's generator as it was."""
+    with torch.random.fork_rng(devices=[]):
+        try:
+            change(torch.zeros(1, info.in_chans, *info.image_size), torch.zeros(1, *info.image_size, dtype=torch.long))
+        except (ValueError, TypeError) as error:
+            raise ValueError(
+                f"augmentation {name!r} cannot be used with masks ({error}); choose another data.augment"
+            ) from error
 
 
 class PreparedImages(Dataset):

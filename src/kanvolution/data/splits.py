@@ -1,4 +1,4 @@
-"""Splits of a data set that keep the share of every class."""
+"""Splits of a data set: seeded, disjoint, and with the share of every class kept where there are labels."""
 
 from __future__ import annotations
 
@@ -24,8 +24,7 @@ def stratified_split(labels: Sequence[int], fraction: float, seed: int) -> tuple
         >>> len(train), len(held_out)
         (12, 3)
     """
-    if not 0 < fraction < 1:
-        raise ValueError(f"fraction (={fraction}) must be between 0 and 1, e.g. 0.2 for a fifth")
+    _check(fraction)
     array = np.asarray(labels)
     # RandomState and not default_rng: its streams are frozen, so the split is the same with every NumPy.
     random = np.random.RandomState(seed)
@@ -39,3 +38,20 @@ def stratified_split(labels: Sequence[int], fraction: float, seed: int) -> tuple
         held_out += members[:count].tolist()
         train += members[count:].tolist()
     return sorted(train), sorted(held_out)
+
+
+def random_split(count: int, fraction: float, seed: int) -> tuple[list[int], list[int]]:
+    """Indices below `count` of the training part and of the held-out part, as `stratified_split` of a single class.
+
+    Raises:
+        ValueError: `fraction` out of range, or fewer than two samples.
+    """
+    _check(fraction)
+    if count < 2:
+        raise ValueError(f"there is {count} sample; a split needs at least 2")
+    return stratified_split([0] * count, fraction, seed)
+
+
+def _check(fraction: float) -> None:
+    if not 0 < fraction < 1:
+        raise ValueError(f"fraction (={fraction}) must be between 0 and 1, e.g. 0.2 for a fifth")

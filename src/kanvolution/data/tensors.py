@@ -3,53 +3,134 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from kanvolution.data.images import unit_range
 from kanvolution.data.info import DataInfo, DataSets, channel_statistics
+from kanvolution.data.splits import random_split, stratified_split
 
 
 class TensorImages(Dataset):
-    """Images [N, C, H, W] and labels [N] in memory.
+    """Images [N, C, H, W] and their targets in memory.
 
     Args:
         images: uint8 in 0..255, or floating point in [0, 1].
-        labels: integers.
+        targets: integers, labels [N] or masks [N, H, W] of class indices.
 
     Raises:
-        ValueError: the numbers of images and labels differ, or there are none.
+        ValueError: the numbers of images and targets differ, or there are none.
     """
 
-    def __init__(self, images: Tensor, labels: Tensor) -> None:
-        if len(images) != len(labels) or not len(images):
-            raise ValueError(f"{len(images)} images and {len(labels)} labels; there must be as many, and at least one")
+    def __init__(self, images: Tensor, targets: Tensor) -> None:
+        if len(images) != len(targets) or not len(images):
+            raise ValueError(f"{len(images)} images and {len(targets)} labels; there must be as many, and at least one")
         self.images = images
-        self.labels = labels.tolist()
+        self.targets = targets
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.images)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return _in_unit_range(self.images[index]), self.labels[index]
+    def __getitem__(self, index: int) -> tuple[Tensor, Any]:
+        images, targets = self.take([index])
+        return images[0], targets[0]
 
-    def take(self, indices: Sequence[int]) -> tuple[Tensor, list[int]]:
-        """Images [N, C, H, W] in [0, 1] and labels of several samples at once."""
-        return _in_unit_range(self.images[torch.as_tensor(indices)]), [self.labels[i] for i in indices]
+    def take(self, indices: Sequence[int]) -> tuple[Tensor, list[int] | Tensor]:
+        """Images [N, C, H, W] in [0, 1] and targets of several samples at once, labels as a list of int."""
+        chosen = torch.as_tensor(indices)
+        images, targets = self.images[chosen], self.targets[chosen].long()
+        return unit_range(images), targets.tolist() if targets.ndim == 1 else targets
 
 
-def _in_unit_range(images: Tensor) -> Tensor:
-    return images if images.is_floating_point() else images.float() / 255
+Pair = tuple[Tensor, Tensor]
 
 
 def tensor_data_sets(
-    name: str, train: tuple[Tensor, Tensor], val: tuple[Tensor, Tensor], class_names: tuple[str, ...]
+    name: str,
+    train: Pair,
+    val: Pair | None = None,
+    class_names: Sequence[str] | None = None,
+    *,
+    val_fraction: float = 0.2,
+    split_seed: int = 0,
 ) -> DataSets:
-    """`DataSets` of (images [N, C, H, W], labels [N]) pairs, with mean and std of the training images."""
+    """`DataSets` of images and targets in memory, with mean and std measured on the training images.
+
+    Args:
+        name: of the data set.
+        train: images [N, C, H, W], uint8 or floating point in [0, 1], and integer targets: labels [N], or masks
+            [N, H, W] of class indices.
+        val: what to validate on, likewise; None holds out a part of `train`: of each class, where there are labels.
+        class_names: by label; None takes the numbers.
+        val_fraction: share that is held out.
+        split_seed: seed of that choice.
+
+    Raises:
+        ValueError: images or targets of another shape, type or range, parts that do not fit each other, or an option
+            out of range.
+
+    Example:
+        >>> import torch
+        >>> from kanvolution.data import tensor_data_sets
+        >>> sets = tensor_data_sets("noise", (torch.rand(50, 3, 8, 8), torch.arange(50) % 5), class_names="abcde")
+        >>> len(sets.train), len(sets.val), sets.info.class_names
+        (40, 10, ('a', 'b', 'c', 'd', 'e'))
+    """
+    parts = [train] if val is None else [train, val]
+    for part, images, targets in (("train", *train), ("val", *(val or train))):
+        _check(part, images, targets)
+        if images.shape[1:] != train[0].shape[1:] or targets.ndim != train[1].ndim:
+            raise ValueError(
+                f"val (images {list(images.shape)}, targets {list(targets.shape)}) must hold images and targets like "
+                f"train ({list(train[0].shape)}, {list(train[1].shape)})"
+            )
+    high = int(max(targets.max() for _, targets in parts))
+    class_names = tuple(map(str, range(high + 1)) if class_names is None else class_names)
+    if high >= len(class_names):
+        raise ValueError(
+            f"label {high} has no name; class_names has {len(class_names)}, for 0 to {len(class_names) - 1}"
+        )
+    if val is None:
+        train, val = _split(train, val_fraction, split_seed)
     sets = TensorImages(*train), TensorImages(*val)
     _, channels, height, width = train[0].shape
     # A few thousand images give the statistics to three digits, and the start of a run stays short.
     chosen = torch.linspace(0, len(sets[0]) - 1, min(len(sets[0]), 5000)).long().tolist()
-    mean, std = channel_statistics([sets[0][i][0] for i in chosen])
-    return DataSets(*sets, DataInfo(name, channels, (height, width), class_names, mean, std))
+    mean, std = channel_statistics(sets[0].take(chosen)[0])
+    kind = "labels" if train[1].ndim == 1 else "masks"
+    return DataSets(*sets, DataInfo(name, channels, (height, width), class_names, mean, std, targets=kind))
+
+
+def _check(part: str, images: Tensor, targets: Tensor) -> None:
+    count = len(images)
+    if images.ndim != 4 or not images.numel() or not (images.dtype == torch.uint8 or images.is_floating_point()):
+        raise ValueError(
+            f"{part} images ({images.dtype}, {list(images.shape)}) must be [N, C, H, W], uint8 or floating point in "
+            "[0, 1]"
+        )
+    if images.is_floating_point() and not (images.min() >= 0 and images.max() <= 1):
+        raise ValueError(
+            f"{part} images (from {float(images.min()):g} to {float(images.max()):g}) must be in [0, 1]; scale them, "
+            "normalisation follows by itself"
+        )
+    integers = not targets.is_floating_point() and targets.dtype != torch.bool
+    if not integers or targets.shape not in ((count,), (count, *images.shape[2:])):
+        raise ValueError(
+            f"{part} targets ({targets.dtype}, {list(targets.shape)}) must be integers: labels [{count}] or masks "
+            f"[{count}, {images.shape[2]}, {images.shape[3]}]"
+        )
+    if targets.min() < 0:
+        raise ValueError(f"{part} targets hold {int(targets.min())}; number the classes from 0")
+
+
+def _split(pair: Pair, fraction: float, seed: int) -> tuple[Pair, Pair]:
+    images, targets = pair
+    if targets.ndim == 1:
+        parts = stratified_split(targets.tolist(), fraction, seed)
+    else:
+        parts = random_split(len(images), fraction, seed)
+    train, held_out = (torch.tensor(part) for part in parts)
+    return (images[train], targets[train]), (images[held_out], targets[held_out])

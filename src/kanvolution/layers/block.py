@@ -85,6 +85,21 @@ class KANConvNormAct(nn.Module):
                 function_dropout=dropout if dropout_site == "degree" else None,
             )
 
+    def become_plain(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        """Compute what an ordinary convolution does; see `KANConv2d.become_plain`.
+
+        Raises:
+            ValueError: also where a norm or an activation follows, or the convolution inside cannot.
+        """
+        if self.norm is not None or self.act is not None:
+            raise ValueError(
+                "a norm or an activation is part of the block; an ordinary convolution has norm=None, act=None"
+            )
+        become_plain = getattr(self.conv, "become_plain", None)
+        if become_plain is None:
+            raise ValueError(f"a {type(self.conv).__name__} cannot begin as an ordinary convolution")
+        become_plain(weight, bias)
+
     def forward(self, x: Tensor) -> Tensor:
         if self.dropout is not None and self.dropout_site == "full":
             x = self.dropout(x)

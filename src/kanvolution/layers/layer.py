@@ -46,6 +46,28 @@ class KANLayer(nn.Module):
         self.basis.reset_parameters()
         self._reset_weight()
 
+    @torch.no_grad()
+    def become_plain(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        """Take the weights of an ordinary layer and compute what it does: x carries them, the functions weigh nothing.
+
+        Args:
+            weight: [outputs, inputs of a group, *kernel].
+            bias: [outputs]; None where the layer has none.
+
+        Raises:
+            ValueError: the base function is not the identity, or the layer is of another shape.
+        """
+        functions = self.basis.size
+        shape = (self.weight.shape[0], self.weight.shape[1] // functions, *self.weight.shape[2:])
+        if tuple(weight.shape) != shape or (bias is None) != (self.bias is None):
+            given, wanted = ("with a bias" if b is not None else "without a bias" for b in (bias, self.bias))
+            raise ValueError(f"weight (shape {tuple(weight.shape)}, {given}) must have shape {shape}, {wanted}")
+        self.basis.make_first_identity()
+        self.weight.zero_()
+        self.weight[:, ::functions] = weight
+        if bias is not None and self.bias is not None:
+            self.bias.copy_(bias)
+
     def _reset_weight(self) -> None:
         init_weight(self.weight, self.basis, self._gain())
         if self.bias is not None:

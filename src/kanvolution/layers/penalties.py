@@ -144,6 +144,10 @@ class ActivationPenalty:
         self._terms.clear()
         return total
 
+    def discard(self) -> None:
+        """Forget the terms since the last `take`, if there are any: those of a validation, for one."""
+        self._terms.clear()
+
     def _collect(self, y: Tensor) -> None:
         term = _penalty(y, self.l1, self.l2, torch.mean)
         # Gradient checkpointing calls forward again in backward; the term must be computed there as well, since as

@@ -142,19 +142,35 @@ class ConvSpec:
             dtype,
         )
         conv = build_conv(self.ndim, self.make_basis, arguments, self.structure)
+        return self.around(conv, in_channels, out_channels, device, dtype)
+
+    def around(
+        self,
+        conv: nn.Module,
+        in_channels: int,
+        out_channels: int,
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> KANConvNormAct:
+        """The block of a convolution and this spec's norm, activation and dropout."""
         norm = None
         if self.norm is not None:
             channels = out_channels if self.norm_site == "output" else in_channels
             norm = make_norm(self.norm, self.ndim, channels, **self.norm_options).to(device, dtype)
-        act = BASES[self.basis].activation if self.act == "auto" else self.act
+        act = self.make_activation()
         return KANConvNormAct(
             conv,
             norm,
-            None if act is None else make_activation(act).to(device, dtype),
+            None if isinstance(act, nn.Identity) else act.to(device, dtype),
             make_dropout(self.ndim, self.dropout, self.dropout_kind) if self.dropout > 0 else None,
             norm_site=self.norm_site,
             dropout_site=self.dropout_site,
         )
+
+    def make_activation(self) -> nn.Module:
+        """A new activation of the blocks; an identity where they have none."""
+        act = BASES[self.basis].activation if self.act == "auto" else self.act
+        return nn.Identity() if act is None else make_activation(act)
 
     def make_basis(self, in_channels: int, out_channels: int, groups: int) -> Basis:
         """A new basis for a layer of the given shape."""

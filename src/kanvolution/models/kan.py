@@ -13,12 +13,13 @@ from kanvolution.bases import BASES
 from kanvolution.checks import integer_at_least, probability
 from kanvolution.layers.linear import KANLinear
 from kanvolution.layers.parts import make_activation
+from kanvolution.models.hub_mixin import HubMixin
 from kanvolution.registry import unknown_name
 
 _NORMS: dict[str, Callable[..., nn.Module]] = {"layer": nn.LayerNorm}
 
 
-class KAN(nn.Module):
+class KAN(HubMixin, nn.Module):
     """A stack of `KANLinear`: x -> dropout -> layer -> norm -> activation -> dropout -> layer -> ... -> last layer.
 
     Every layer but the last, which has a bias, is followed by norm, activation and dropout, where asked for.
@@ -69,6 +70,16 @@ class KAN(nn.Module):
         if norm is not None and norm not in _NORMS:
             raise ValueError(unknown_name("norm", norm, _NORMS))
         probability("dropout", dropout)
+        self.config = {
+            "class": "KAN",
+            "sizes": list(self.sizes),
+            "basis": basis,
+            "norm": norm,
+            "act": act,
+            "dropout": dropout,
+            "input_dropout": input_dropout,
+            **basis_options,
+        }
         act = BASES[basis].activation if act == "auto" else act
         modules: list[nn.Module] = []
         if probability("input_dropout", input_dropout) > 0:

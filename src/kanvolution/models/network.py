@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from kanvolution.checks import probability
+from kanvolution.checks import integer_at_least, probability
+from kanvolution.layers.spec import ConvFactory, resolve_conv
+from kanvolution.models.heads import MakeHead, named_head
+from kanvolution.models.hub_mixin import HubMixin
 from kanvolution.registry import unknown_name
 
 
@@ -23,7 +26,7 @@ class FeatureInfo:
     reduction: int
 
 
-class Network(nn.Module, ABC):
+class Network(HubMixin, nn.Module, ABC):
     """Image [N, in_chans, H, W] -> feature maps of the stages -> features -> output.
 
     A subclass sets `feature_info`, one entry for each map of `forward_stages`, and `num_features`, and calls
@@ -48,17 +51,31 @@ class Network(nn.Module, ABC):
 
     @abstractmethod
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Features -> output; with `pre_logits` what the last layer would take."""
+        """Features -> output; with `pre_logits` what the head would take."""
 
     @abstractmethod
     def make_head(self, num_classes: int) -> nn.Module:
-        """A new last layer with `num_classes` (>= 1) outputs."""
+        """A new head with `num_classes` (>= 1) outputs."""
 
     def forward(self, x: Tensor) -> Tensor:
         return self.forward_head(self.forward_features(x))
 
+    def check_input(self, x: Tensor) -> None:
+        """Raises ValueError unless x is [N, C, H, W] and no side is shorter than the network's strides together."""
+        if x.ndim != 4:
+            raise ValueError(
+                f"input (shape {tuple(x.shape)}) must be a batch of images [N, C, H, W]; for a single one use "
+                "x.unsqueeze(0)"
+            )
+        smallest = max(info.reduction for info in self.feature_info)
+        if x.shape[2] < smallest or x.shape[3] < smallest:
+            raise ValueError(
+                f"input (={x.shape[2]}x{x.shape[3]} pixels) must be at least {smallest}x{smallest}: the network's "
+                f"strides reduce an image by {smallest}; enlarge the image or take a network with smaller strides"
+            )
+
     def reset_classifier(self, num_classes: int) -> None:
-        """Replace the last layer by a new one with `num_classes` outputs; 0 leaves it out."""
+        """Replace the head by a new one with `num_classes` outputs; 0 leaves it out."""
         like = next(self.parameters())
         self.num_classes = num_classes
         self.head = self.make_head(num_classes).to(like.device, like.dtype) if num_classes else nn.Identity()
@@ -66,7 +83,7 @@ class Network(nn.Module, ABC):
             self.config = {**self.config, "num_classes": num_classes}
 
     def get_classifier(self) -> nn.Module:
-        """The last layer; an identity where num_classes is 0."""
+        """The head; an identity where num_classes is 0."""
         return self.head
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
@@ -83,21 +100,43 @@ class Network(nn.Module, ABC):
 class Classifier(Network):
     """A `Network` of a stem and stages one after the other, average pooling, dropout and a head.
 
-    A subclass sets `stem` and `stages` (the first map is that of the first stage) and may override `make_head`.
+    A subclass calls this constructor, sets `stem`, `stages` (the first map is that of the first stage) and
+    `feature_info`, and then calls `finish`.
 
     Args:
-        drop_rate: dropout before the head.
+        conv: conv factory, name of a basis, or dictionary of a `ConvSpec`; `self.conv` is the factory.
+        drop_rate: dropout before the head and after its hidden layers.
+        head: name of a head, see `HEADS`, or (features, num_classes) -> module.
+        head_width: features of the head's hidden layers; None for its own.
+        pool_size: side of the map that features are averaged to.
     """
 
     stem: nn.Module
     stages: nn.ModuleList
 
-    def __init__(self, drop_rate: float = 0.0) -> None:
+    def __init__(
+        self,
+        conv: str | Mapping[str, Any] | ConvFactory,
+        *,
+        drop_rate: float = 0.0,
+        head: str | MakeHead = "linear",
+        head_width: int | None = None,
+        pool_size: int = 1,
+    ) -> None:
         super().__init__()
-        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.conv = resolve_conv(conv, ndim=2)
+        self.pool_size = integer_at_least("pool_size", pool_size, 1)
+        self.pool = nn.AdaptiveAvgPool2d(pool_size)
         self.drop = nn.Dropout(probability("drop_rate", drop_rate))
+        self.new_head = named_head(head, self.conv, head_width, drop_rate) if isinstance(head, str) else head
+
+    def finish(self, num_classes: int) -> None:
+        """Make the head for the stages that are there."""
+        self.num_features = self.feature_info[-1].channels
+        self.reset_classifier(num_classes)
 
     def forward_stages(self, x: Tensor) -> list[Tensor]:
+        self.check_input(x)
         maps = []
         x = self.run(self.stem, x)
         for stage in self.stages:
@@ -113,10 +152,10 @@ class Classifier(Network):
         return x if pre_logits else self.head(x)
 
     def make_head(self, num_classes: int) -> nn.Module:
-        return nn.Linear(self.num_features, num_classes)
+        return self.new_head(self.num_features * self.pool_size**2, num_classes)
 
 
-class FeatureMaps(nn.Module):
+class FeatureMaps(HubMixin, nn.Module):
     """The feature maps of a network's stages: image -> list of tensors [N, channels, H', W']. The head is left out.
 
     Args:
@@ -138,6 +177,8 @@ class FeatureMaps(nn.Module):
         self.network = network
         self.out_indices = tuple(index % count for index in chosen)
         self.feature_info = tuple(network.feature_info[index] for index in self.out_indices)
+        if hasattr(network, "config"):  # of a network that was loaded, say
+            self.config = {**network.config, "features_only": True, "out_indices": list(self.out_indices)}
 
     def forward(self, x: Tensor) -> list[Tensor]:
         maps = self.network.forward_stages(x)

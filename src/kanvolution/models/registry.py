@@ -90,7 +90,16 @@ def create_model(
             "num_classes": num_classes,
             "in_chans": in_chans,
             **features,
-            **options,
+            **{key: _plain(value) for key, value in options.items()},
         },
     )
     return model
+
+
+def _plain(value: Any) -> Any:
+    """An option as JSON can hold it, where it can."""
+    if isinstance(value, ConvSpec):
+        return value.to_dict()
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value

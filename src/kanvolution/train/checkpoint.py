@@ -1,23 +1,16 @@
-"""Runs on disk: `model.safetensors` and `config.json`, enough to rebuild the model and to prepare an image for it."""
+"""Runs on disk: a saved model (see `models.pretrained`) with the facts needed to prepare an image for it."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 
 from kanvolution.data.info import DataInfo
-from kanvolution.models import create_model
-from kanvolution.train.files import atomic, write_json
-
-WEIGHTS = "model.safetensors"
-CONFIG = "config.json"
+from kanvolution.models.hub import fetch
+from kanvolution.models.pretrained import CONFIG, load_saved, read_config, write_config
+from kanvolution.models.weights import WEIGHTS, write_weights
 
 
 @dataclass(frozen=True)
@@ -32,20 +25,12 @@ class Run:
 
 def save_config(folder: Path, model: nn.Module, info: DataInfo) -> None:
     """Write `config.json`: the package's version, `model.config` (null for a model not of `create_model`), the data."""
-    from kanvolution import __version__
-
-    write_json(
-        folder / CONFIG,
-        {"kanvolution": __version__, "model": getattr(model, "config", None), "data": info.to_dict()},
-    )
+    write_config(folder, model, info.to_dict())
 
 
 def save_weights(folder: Path, model: nn.Module, epoch: int) -> None:
     """Write `model.safetensors`, whole or not at all; an older one stays until the new one is complete."""
-    # Clones, since the format refuses tensors that share memory.
-    state = {name: value.detach().cpu().contiguous().clone() for name, value in model.state_dict().items()}
-    with atomic(folder / WEIGHTS) as temporary:
-        save_file(state, temporary, metadata={"format": "pt", "epoch": str(epoch)})
+    write_weights(folder / WEIGHTS, model, {"epoch": str(epoch)})
 
 
 def save_run(folder: str | Path, model: nn.Module, info: DataInfo, epoch: int = 0) -> None:
@@ -58,70 +43,25 @@ def load_run(path: str | Path, model: nn.Module | None = None) -> Run:
     """The saved run in a folder, on the CPU.
 
     Args:
-        path: the folder.
+        path: the folder of a run, or a folder or repository of `save_pretrained(..., data=...)`.
         model: the network to load into; needed only where it was not made by `create_model`.
 
     Raises:
         ValueError: no run there, a file is damaged, or the weights have other keys or shapes than the model.
     """
-    folder = Path(path)
-    for name in (CONFIG, WEIGHTS):
-        if not (folder / name).is_file():
-            raise ValueError(f"{str(folder)!r} is not the folder of a run: it has no {name}")
-    try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        info = DataInfo.from_dict(config["data"])
-        architecture = config["model"]
-    except (ValueError, TypeError, LookupError) as error:
-        raise ValueError(f"{str(folder / CONFIG)!r} is damaged: {error}") from error
-    if model is None:
-        model = _rebuild(architecture, folder)
-    state, metadata = _read_weights(folder / WEIGHTS)
-    load_weights(model, state, source=str(folder / WEIGHTS))
-    return Run(folder, model.eval(), info, int(metadata.get("epoch", 0)))
-
-
-def load_weights(model: nn.Module, state: Mapping[str, Tensor], source: str = "the weights") -> None:
-    """Load `state` into `model`.
-
-    Raises:
-        ValueError: keys are missing or unexpected, or shapes differ; all of them are listed, and nothing is loaded.
-    """
-    wanted = model.state_dict()
-    missing = [name for name in wanted if name not in state]
-    unexpected = [name for name in state if name not in wanted]
-    misshapen = [
-        f"{name} ({list(state[name].shape)} in the file, {list(wanted[name].shape)} in the model)"
-        for name in wanted
-        if name in state and state[name].shape != wanted[name].shape
-    ]
-    problems = {"missing": missing, "unexpected": unexpected, "of another shape": misshapen}
-    if any(problems.values()):
-        words = "; ".join(f"{what}: {', '.join(names)}" for what, names in problems.items() if names)
-        raise ValueError(f"{source} does not fit the model. {words}")
-    model.load_state_dict(state)
-
-
-def _rebuild(architecture: Any, folder: Path) -> nn.Module:
-    if not isinstance(architecture, Mapping) or not architecture.get("conv"):
+    folder = fetch(path, (CONFIG, WEIGHTS))
+    saved = read_config(folder)
+    if saved.data is None:
         raise ValueError(
-            f"{str(folder)!r} was trained with a model or convolution made by hand; pass it: load_run(path, model=...)"
+            f"{str(path)!r} says nothing of its data, so images cannot be prepared for it; save it with data=..., or "
+            "load the network alone with kanvolution.from_pretrained"
         )
     try:
-        return create_model(**architecture)
-    except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"the model of {str(folder)!r} cannot be made: {error} A model or basis of your own must be registered "
-            "first (kanvolution predict --import FILE)"
-        ) from error
-
-
-def _read_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise ValueError(f"{str(path)!r} is damaged or no safetensors file: {error}") from error
+        info = DataInfo.from_dict(saved.data)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{str(folder / CONFIG)!r} is damaged: {error}") from error
+    network, metadata = load_saved(saved, model)
+    return Run(folder, network, info, int(metadata.get("epoch", 0)))
 
 
 def parameter_count(model: nn.Module) -> int:

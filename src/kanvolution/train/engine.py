@@ -18,16 +18,18 @@ from torch.utils.data import DataLoader
 from kanvolution.checks import integer_at_least
 from kanvolution.data.info import DataSets
 from kanvolution.extras import require
-from kanvolution.layers.collect import collect_losses
+from kanvolution.files import append_json_line, write_json, write_text
 from kanvolution.registry import unknown_name
 from kanvolution.train.checkpoint import WEIGHTS, parameter_count, save_config, save_weights
-from kanvolution.train.files import append_json_line, write_json, write_text
 from kanvolution.train.interrupt import StopFlag, stop_on_signal
-from kanvolution.train.optim import create_optim
+from kanvolution.train.objective import Objective
+from kanvolution.train.optim import create_optim, needs_closure
 from kanvolution.train.progress import Progress, Silent, default_progress
 from kanvolution.train.run_folder import environment, make_run_folder
 from kanvolution.train.schedule import create_schedule
 from kanvolution.train.tasks import Task, create_task
+from kanvolution.train.trackers import NoTracker, Tracker, create_tracker
+from kanvolution.visualize import draw_run
 
 PRECISIONS = ("no", "bf16", "fp16")
 
@@ -42,7 +44,7 @@ class TrainerConfig:
 
     epochs: int = _key(20, "passes over the training images")
     batch_size: int = _key(64, "images in a step, on each device")
-    grad_clip: float = _key(1.0, "largest norm of the gradient; 0 leaves it as it is")
+    grad_clip: float = _key(1.0, "largest norm of the gradient; 0 leaves it as it is, and so does optim=lbfgs")
     mixed_precision: str = _key("no", "no, bf16 or fp16 (fp16 needs a GPU)")
     num_workers: int = _key(0, "processes that prepare images; 0 is best for small images in memory")
     cpu: bool = _key(False, "use the CPU even where there is a GPU")
@@ -65,7 +67,7 @@ class FitResult:
 
     folder: Path
     metrics: dict[str, float | None]
-    tables: dict[str, list[list[int]]]
+    tables: dict[str, list[list[Any]]]
     parameters: int
     seconds: float
 
@@ -94,6 +96,7 @@ def fit(
     optim: str | Mapping[str, Any] = "adamw",
     schedule: str | Mapping[str, Any] = "cosine",
     trainer: TrainerConfig | None = None,
+    tracker: str | Mapping[str, Any] | Tracker = "auto",
     seed: int = 0,
     output_dir: str | Path | None = None,
     config: str | None = None,
@@ -103,14 +106,15 @@ def fit(
     """Train a model in place, and save it after every epoch.
 
     The run folder gets `model.safetensors` and `config.json` (see `load_run`), `metrics.jsonl` (a line for each epoch),
-    `environment.json`, and `result.json`; `kanvolution.visualize.draw_run` makes pictures of it. The weights of the
-    last epoch are the result: none is picked by its validation score.
+    `environment.json`, `result.json`, and the pictures of `kanvolution.visualize.draw_run`. The weights of the last
+    epoch are the result: none is picked by its validation score.
 
     Args:
         model: a network whose output the task understands.
         data: see `kanvolution.data.create_data`.
         task, optim, schedule: a name, or a dictionary with `name` and options; a `Task` of your own.
         trainer: how the loop runs.
+        tracker: where the metrics are shown; see `create_tracker`.
         seed: of data order, augmentation and dropout. (Seed torch before making the model for the initial weights.)
         output_dir: a new or empty folder; None makes one under runs/.
         config: the text of a config to save as `config.yaml`.
@@ -132,16 +136,18 @@ def fit(
         training run on ...
         epoch 1/1 ...
         >>> sorted(result.metrics)
-        ['loss', 'macro_auc', 'top1', 'top5']
+        ['auc_ovo', 'calibration_error', 'loss', 'macro_auc', 'macro_f1', 'macro_recall', 'top1', 'top5']
     """
     trainer = trainer or TrainerConfig()
     integer_at_least("seed", seed, 0)
     task = task if isinstance(task, Task) else create_task(task, data.info)
     optimizer = create_optim(optim, model)
     create_schedule(schedule, trainer.epochs, trainer.epochs)
+    tracker = tracker if isinstance(tracker, Tracker) else create_tracker(tracker)
     progress = default_progress() if progress is None else progress
     with _accelerator(trainer, seed) as accelerator:
         progress = progress if accelerator.is_main_process else Silent()
+        tracker = tracker if accelerator.is_main_process else NoTracker()
         loop = _Loop(accelerator, model, optimizer, schedule, data, task, trainer, progress)
         folder = Path()
         if accelerator.is_main_process:
@@ -153,7 +159,11 @@ def fit(
         with stop_on_signal() as stop:
             progress.start(f"training {name} on {accelerator.device}: {folder}", trainer.epochs, loop.steps_per_epoch)
             try:
-                return loop.run(folder, stop)
+                with tracker.running(folder, name, config):
+                    result = loop.run(folder, stop, tracker)
+                    if accelerator.is_main_process:
+                        tracker.show(draw_run(folder))
+                return result
             except (ValueError, TypeError):
                 # A mistake that shows only now. The folder is new and holds no weights; a corrected run may take it.
                 if accelerator.is_main_process and not (folder / WEIGHTS).exists():
@@ -207,6 +217,13 @@ class _Loop:
             trainer,
             progress,
         )
+        self.objective = Objective(task, model)
+        self.needs_closure = needs_closure(optimizer)
+        if self.needs_closure and trainer.mixed_precision == "fp16":
+            raise ValueError(
+                f"trainer.mixed_precision (='fp16') cannot be used with {type(optimizer).__name__}, which evaluates "
+                "the loss several times in a step; use bf16 or no"
+            )
         self.own_forward = "forward" in vars(model)
         size = len(data.train)  # pyright: ignore[reportArgumentType]
         common: dict[str, Any] = {
@@ -224,7 +241,11 @@ class _Loop:
         factor = create_schedule(schedule, self.steps_per_epoch * trainer.epochs, trainer.epochs)
         self.scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
-    def run(self, folder: Path, stop: StopFlag) -> FitResult:
+    def run(self, folder: Path, stop: StopFlag, tracker: Tracker) -> FitResult:
+        with self.objective:
+            return self._run(folder, stop, tracker)
+
+    def _run(self, folder: Path, stop: StopFlag, tracker: Tracker) -> FitResult:
         started, epoch = time.perf_counter(), 0
         metrics: dict[str, float | None] = {}
         try:
@@ -232,6 +253,7 @@ class _Loop:
                 begun = time.perf_counter()
                 lr = self.scheduler.get_last_lr()[0]
                 train_loss, images = self._train_epoch(epoch, stop)
+                penalties = self.objective.means()
                 trained = time.perf_counter() - begun
                 if not stop:
                     metrics = self._validate(stop)
@@ -241,6 +263,7 @@ class _Loop:
                     "epoch": epoch,
                     "lr": lr,
                     "train_loss": train_loss,
+                    **{f"train_{name}": value for name, value in penalties.items()},
                     **{f"val_{name}": value for name, value in metrics.items()},
                     "seconds": round(time.perf_counter() - begun, 3),
                     "images_per_second": round(images / trained, 1),
@@ -249,6 +272,7 @@ class _Loop:
                     save_weights(folder, self._unwrapped(), epoch)
                     append_json_line(folder / "metrics.jsonl", record)
                     self.progress.epoch(record)
+                    tracker.log(record)
         except NonFiniteLossError as error:
             kept = f"the weights of the last good epoch are in {folder}" if epoch > 1 else "no weights were saved yet"
             raise NonFiniteLossError(f"{error}; {kept}") from None
@@ -266,20 +290,16 @@ class _Loop:
     def _train_epoch(self, epoch: int, stop: StopFlag) -> tuple[float, int]:
         self.model.train()
         self.train_loader.set_epoch(epoch)
+        self.objective.begin()
         total, images, recent = 0.0, 0, []
         # On a GPU reading the loss waits for the device; look at it now and then.
         interval = 1 if self.accelerator.device.type == "cpu" else 20
         for step, (inputs, target) in enumerate(self.train_loader, start=1):
-            # Experts and other modules hold balance losses of their own.
-            loss = self.task.loss(self.model(inputs), target) + collect_losses(self.raw_model)
-            recent.append(loss.detach())
+            inputs, target = self.task.transform_batch(inputs, target)
+            recent.append(self._step(inputs, target))
             if len(recent) == interval or step == self.steps_per_epoch:
                 total += self._checked_sum(recent, epoch, step)
                 recent = []
-            self.accelerator.backward(loss)
-            if self.trainer.grad_clip > 0:
-                self.accelerator.clip_grad_norm_(self.model.parameters(), self.trainer.grad_clip)
-            self.optimizer.step()
             if not self.accelerator.optimizer_step_was_skipped:
                 self.scheduler.step()
             self.optimizer.zero_grad()
@@ -288,6 +308,39 @@ class _Loop:
             if stop:
                 break
         return total / self.steps_per_epoch, images
+
+    def _step(self, inputs: Tensor, target: Tensor) -> Tensor:
+        """One step of the optimiser. Returns the loss before it."""
+        if self.needs_closure:
+            return self._step_with_closure(inputs, target)
+        loss = self._evaluate(inputs, target)
+        if self.trainer.grad_clip > 0:
+            self.accelerator.clip_grad_norm_(self.model.parameters(), self.trainer.grad_clip)
+        self.optimizer.step()
+        return loss
+
+    def _step_with_closure(self, inputs: Tensor, target: Tensor) -> Tensor:
+        # A line search needs one function: dropout and noise are the same in all evaluations of a step, and processes
+        # that see other images agree on the loss as they do on the gradients.
+        seed = int(torch.randint(2**62, ()))
+        device = self.accelerator.device
+        losses: list[Tensor] = []
+
+        def closure() -> Tensor:
+            self.optimizer.zero_grad()
+            with torch.random.fork_rng([device] if device.type == "cuda" else []):
+                torch.manual_seed(seed)
+                losses.append(self.accelerator.reduce(self._evaluate(inputs, target), "mean"))
+            return losses[-1]
+
+        self.optimizer.step(closure)
+        return losses[0]
+
+    def _evaluate(self, inputs: Tensor, target: Tensor) -> Tensor:
+        """The loss of a batch, with its gradients added to those that are there."""
+        loss = self.objective(self.model(inputs), target)
+        self.accelerator.backward(loss)
+        return loss.detach()
 
     def _checked_sum(self, losses: list[Tensor], epoch: int, step: int) -> float:
         values = torch.stack(losses).tolist()

@@ -13,11 +13,10 @@ from kanvolution.train.engine import FitResult, TrainerConfig, fit
 from kanvolution.train.options import named_options
 from kanvolution.train.progress import Progress
 from kanvolution.train.run_folder import check_run_folder
-from kanvolution.visualize import draw_run
 
 
 def run_job(config: Mapping[str, Any], *, text: str | None = None, progress: Progress | None = None) -> FitResult:
-    """Load the data, make the model, train it, and draw the pictures.
+    """Load the data, make the model, and train it.
 
     Args:
         config: the keys of `kanvolution.configs.compose`, as plain dictionaries.
@@ -38,18 +37,17 @@ def run_job(config: Mapping[str, Any], *, text: str | None = None, progress: Pro
     model = create_model(
         model_name, spec, num_classes=data.info.num_classes, in_chans=data.info.in_chans, **model_options
     )
-    result = fit(
+    return fit(
         model,
         data,
         task=config["task"],
         optim=config["optim"],
         schedule=config["schedule"],
         trainer=trainer,
+        tracker=config["tracker"],
         seed=config["seed"],
         output_dir=config["output_dir"],
         config=text,
         name=f"{model_name}-{spec.basis}-{data.info.name}",
         progress=progress,
     )
-    draw_run(result.folder)
-    return result

@@ -9,7 +9,13 @@ from typing import Any
 from kanvolution.registry import unknown_name
 
 
-def check_options(kind: str, function: Callable[..., Any], given: Iterable[str], filled: Iterable[str] = ()) -> None:
+def check_options(
+    kind: str,
+    function: Callable[..., Any],
+    given: Iterable[str],
+    filled: Iterable[str] = (),
+    also: Iterable[str] = (),
+) -> None:
     """Raise ValueError, naming the nearest, unless `function` takes every option of `given`.
 
     Args:
@@ -17,8 +23,9 @@ def check_options(kind: str, function: Callable[..., Any], given: Iterable[str],
         function: the registered function.
         given: names of the options.
         filled: parameters that the caller fills in itself; they are no options.
+        also: further options, which the caller takes out itself.
     """
-    known = [name for name in inspect.signature(function).parameters if name not in filled]
+    known = [name for name in inspect.signature(function).parameters if name not in filled] + list(also)
     for option in given:
         if option not in known:
             raise ValueError(unknown_name(f"option of {kind}", option, known or ["(none)"]))

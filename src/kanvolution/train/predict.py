@@ -79,9 +79,9 @@ def predict(
 
 def _prepare(image: Any, info: DataInfo) -> Tensor:
     if isinstance(image, (str, Path)):
-        return load_image(image, info.in_chans, info.image_size)
+        return load_image(image, info.in_chans, info.image_size, info.crop_share)
     if not isinstance(image, Tensor):
-        return fit_image(image_tensor(image, info.in_chans), info.image_size)
+        return fit_image(image_tensor(image, info.in_chans), info.image_size, info.crop_share)
     if image.ndim != 3 or image.shape[0] != info.in_chans:
         raise ValueError(f"image (shape {tuple(image.shape)}) must be [{info.in_chans}, H, W] for this run")
-    return fit_image(image, info.image_size)
+    return fit_image(image, info.image_size, info.crop_share)

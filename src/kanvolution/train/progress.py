@@ -95,8 +95,18 @@ def default_progress() -> Progress:
     return Bar() if sys.stdout.isatty() else Lines()
 
 
-_LABELS = {"top1": ("top-1", 100, "{:.2f} %"), "top5": ("top-5", 100, "{:.2f} %"), "macro_auc": ("AUC", 1, "{:.4f}")}
+_LABELS = {
+    "top1": ("top-1", 100, "{:.2f} %"),
+    "top5": ("top-5", 100, "{:.2f} %"),
+    "macro_auc": ("AUC", 1, "{:.4f}"),
+    "auc_ovo": ("AUC one-vs-one", 1, "{:.4f}"),
+    "macro_f1": ("macro F1", 1, "{:.4f}"),
+    "dice": ("Dice", 1, "{:.4f}"),
+    "iou": ("IoU", 1, "{:.4f}"),
+    "hd95": ("HD95", 1, "{:.2f} px"),
+}
 _SHOWN_APART = ("epoch", "lr", "train_loss", "seconds", "images_per_second")
+_NOT_IN_A_LINE = ("auc_ovo", "macro_recall", "macro_f1", "calibration_error", "sensitivity", "specificity", "precision")
 
 
 def epoch_line(record: Mapping[str, Any], epochs: int) -> str:
@@ -104,15 +114,23 @@ def epoch_line(record: Mapping[str, Any], epochs: int) -> str:
     width = len(str(epochs))
     parts = [f"epoch {record['epoch']:>{width}}/{epochs}", f"lr {record['lr']:.1e}"]
     parts += [f"train loss {record['train_loss']:.4f}"]
-    parts += [_measure(key, value) for key, value in record.items() if key not in _SHOWN_APART]
+    apart = {*_SHOWN_APART, *(f"val_{name}" for name in _NOT_IN_A_LINE)}
+    parts += [" ".join(measured(key, value)) for key, value in record.items() if key not in apart]
     parts += [f"{record['seconds']:.1f} s", f"{record['images_per_second']:.0f} images/s"]
     return "  ".join(parts)
 
 
-def _measure(key: str, value: float | None) -> str:
+def measured(key: str, value: float | None) -> tuple[str, str]:
+    """A metric as it is shown: its label, and the value with its unit.
+
+    Example:
+        >>> from kanvolution.train.progress import measured
+        >>> measured("val_top1", 0.9876)
+        ('top-1', '98.76 %')
+    """
     name = key.removeprefix("val_")
     label, factor, form = _LABELS.get(name, (key.replace("_", " "), 1, "{:.4f}"))
-    return f"{label} {'undefined' if value is None else form.format(value * factor)}"
+    return label, "undefined" if value is None else form.format(value * factor)
 
 
 def summary(rows: Mapping[str, str]) -> None:

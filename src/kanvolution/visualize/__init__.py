@@ -1,5 +1,56 @@
-"""Pictures of runs. Drawn with Matplotlib's figures, without its global state."""
+"""Pictures of runs and of learned functions. Drawn with Matplotlib's figures, without its global state."""
 
+from kanvolution.visualize.figures import save_figure
+from kanvolution.visualize.functions import (
+    animate_functions,
+    compare_functions,
+    out_of_range,
+    plot_functions,
+    plot_importance,
+    plot_kernel,
+)
+from kanvolution.visualize.importance import Importance, importance
+from kanvolution.visualize.layers import Curves, Edge, LayerView, layer_inputs, layer_view, layer_views
+from kanvolution.visualize.run import ShownLayer, show_functions
+from kanvolution.visualize.symbolic import (
+    NAMED_FUNCTIONS,
+    SymbolicFit,
+    SymbolicLayer,
+    SymbolicTable,
+    fit_function,
+    output_change,
+    replace_functions,
+    symbolic,
+)
 from kanvolution.visualize.training import confusion_figure, curves_figure, draw_run
 
-__all__ = ["confusion_figure", "curves_figure", "draw_run"]
+__all__ = [
+    "NAMED_FUNCTIONS",
+    "Curves",
+    "Edge",
+    "Importance",
+    "LayerView",
+    "ShownLayer",
+    "SymbolicFit",
+    "SymbolicLayer",
+    "SymbolicTable",
+    "animate_functions",
+    "compare_functions",
+    "confusion_figure",
+    "curves_figure",
+    "draw_run",
+    "fit_function",
+    "importance",
+    "layer_inputs",
+    "layer_view",
+    "layer_views",
+    "out_of_range",
+    "output_change",
+    "plot_functions",
+    "plot_importance",
+    "plot_kernel",
+    "replace_functions",
+    "save_figure",
+    "show_functions",
+    "symbolic",
+]

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kanvolution.extras import require
+from kanvolution.visualize.figures import BLUE, ORANGE, new_figure, plain_axes
 
-_TRAIN, _VAL = "#1f6fb4", "#d1571b"
+_TRAIN, _VAL = BLUE, ORANGE
 
 
 def draw_run(folder: str | Path) -> list[Path]:
@@ -47,7 +47,7 @@ def curves_figure(records: Sequence[Mapping[str, Any]], title: str = "") -> Any:
     Returns:
         A `matplotlib.figure.Figure`.
     """
-    figure = _figure((9, 3.8))
+    figure = new_figure((9, 3.8))
     epochs = [record["epoch"] for record in records]
     scored = all(record.get("val_top1") is not None for record in records)
     axes = figure.subplots(1, 2 if scored else 1, squeeze=False)[0]
@@ -66,8 +66,7 @@ def curves_figure(records: Sequence[Mapping[str, Any]], title: str = "") -> Any:
     for axis in axes:
         axis.set_xlabel("epoch")
         axis.xaxis.get_major_locator().set_params(integer=True)
-        axis.grid(alpha=0.3)
-        axis.spines[["top", "right"]].set_visible(False)
+        plain_axes(axis)
     if title:
         figure.suptitle(title)
     return figure
@@ -86,7 +85,7 @@ def confusion_figure(confusion: Sequence[Sequence[int]], class_names: Sequence[s
     count = len(confusion)
     readable = count <= 30
     side = min(12.0, max(4.5, 2.5 + 0.42 * count))
-    figure = _figure((side + 0.9, side))
+    figure = new_figure((side + 0.9, side))
     axis = figure.subplots()
     totals = [max(1, sum(row)) for row in confusion]
     shares = [[100 * value / total for value in row] for row, total in zip(confusion, totals, strict=True)]
@@ -108,13 +107,6 @@ def confusion_figure(confusion: Sequence[Sequence[int]], class_names: Sequence[s
                 if value:
                     color = "white" if shares[i][j] > 55 else "black"
                     axis.text(j, i, str(value), ha="center", va="center", color=color, fontsize=8)
-    return figure
-
-
-def _figure(size: tuple[float, float]) -> Any:
-    figure = require("matplotlib.figure", "viz").Figure(figsize=size, layout="constrained")
-    # The canvas of the file format: no window system is asked for.
-    require("matplotlib.backends.backend_agg", "viz").FigureCanvasAgg(figure)
     return figure
 
 

@@ -18,10 +18,11 @@ from kanvolution.compat.torch_conv_kan.attention import ATTENTIONS
 from kanvolution.compat.torch_conv_kan.experts import EXPERT_LAYERS, PeerMixture
 from kanvolution.compat.torch_conv_kan.layers import LAYERS, BatchRangeLegendre
 from kanvolution.compat.torch_conv_kan.networks import NETWORKS
+from kanvolution.compat.torch_conv_kan.simple import convert_simple
 
 globals().update(ATTENTIONS)
 globals().update(NETWORKS)
 globals().update(LAYERS)
 globals().update(EXPERT_LAYERS)
 
-__all__ = ["BatchRangeLegendre", "PeerMixture", *LAYERS, *EXPERT_LAYERS, *ATTENTIONS, *NETWORKS]  # pyright: ignore[reportUnsupportedDunderAll]
+__all__ = ["BatchRangeLegendre", "PeerMixture", "convert_simple", *LAYERS, *EXPERT_LAYERS, *ATTENTIONS, *NETWORKS]  # pyright: ignore[reportUnsupportedDunderAll]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor, nn
 
 from kanvolution.bases import Basis
@@ -93,6 +94,18 @@ class BottleneckConv(nn.Module):
         self.unsqueeze = unsqueeze
         self.base = base
         self.base_conv = base_conv
+
+    @torch.no_grad()
+    def become_plain(self, weight: Tensor, bias: Tensor | None = None) -> None:
+        """Compute what an ordinary convolution does: base_conv is it, and unsqueeze starts at zero.
+
+        Args and errors as `KANConv2d.become_plain`.
+        """
+        if self.base_conv is None or self.base != "identity":
+            raise ValueError(f"the base function is {self.base!r}, and must be the identity: base='identity'")
+        self.base_conv.load_state_dict({"weight": weight})
+        zeros = {"weight": torch.zeros_like(self.unsqueeze.get_parameter("weight"))}
+        self.unsqueeze.load_state_dict(zeros if bias is None else {**zeros, "bias": bias})
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.unsqueeze(self.conv(self.squeeze(x)))

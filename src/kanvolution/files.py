@@ -22,7 +22,7 @@ def atomic(path: str | Path) -> Iterator[Path]:
 
     Example:
         >>> import tempfile, pathlib
-        >>> from kanvolution.train.files import atomic
+        >>> from kanvolution.files import atomic
         >>> target = pathlib.Path(tempfile.mkdtemp()) / "a.txt"
         >>> with atomic(target) as temporary:
         ...     _ = temporary.write_text("whole")
