@@ -6,7 +6,8 @@ so the program can be stopped and started again.
 
     python benchmarks/structures.py run --data mnist.npz                 # all runs that are missing
     python benchmarks/structures.py run --data mnist.npz --only full rank2 --budget width --seeds 0
-    python benchmarks/structures.py table                                # the table from the stored runs
+    python benchmarks/structures.py cost                                 # time of a training step, all in one process
+    python benchmarks/structures.py table                                # the table from what is stored
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from torch import nn
 import kanvolution as kv
 
 RESULTS = ROOT / "benchmarks" / "results" / "structures_mnist"
-BASE_CHANNELS = (8, 16, 32, 64)
+BASE_CHANNELS, STRIDES = (8, 16, 32, 64), (2, 1, 2, 1)
+BUDGETS = ("width", "parameters")
 SPECS: dict[str, kv.ConvSpec] = {
     "plain": kv.ConvSpec("identity"),
     "full": kv.ConvSpec("gram"),
@@ -36,6 +38,7 @@ SPECS: dict[str, kv.ConvSpec] = {
     "rank2": kv.ConvSpec("gram", structure=kv.LowRank(2)),
     "shared2": kv.ConvSpec("gram", structure=kv.LowRank(2, shared=True)),
     "bottleneck": kv.ConvSpec("gram", structure=kv.Bottleneck(reduction=4, min_width=8)),
+    "experts": kv.ConvSpec("gram", structure=kv.Experts(4, k=1)),
     "separable": kv.ConvSpec("gram", structure=kv.Separable()),
     "separable_kan": kv.ConvSpec("gram", structure=kv.Separable(pointwise="kan")),
 }
@@ -46,12 +49,12 @@ def make_model(name: str, budget: str) -> nn.Module:
 
     def build(scale: float) -> nn.Module:
         channels = [max(4, round(c * scale)) for c in BASE_CHANNELS]
-        return kv.create_model("simple4", SPECS[name], num_classes=10, in_chans=1, channels=channels)
+        return kv.create_model("simple4", SPECS[name], num_classes=10, in_chans=1, channels=channels, strides=STRIDES)
 
     if budget == "width":
         return build(1.0)
-    limit = count(kv.create_model("simple4", SPECS["full"], num_classes=10, in_chans=1, channels=BASE_CHANNELS))
-    scale = 1.0
+    limit = count(make_model("full", "width"))
+    scale = 0.25
     while count(build(scale * 1.05)) <= limit:
         scale *= 1.05
     return build(scale)
@@ -61,6 +64,7 @@ def count(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
+<<<<<<< HEAD
 def measure(model: nn.Module, batch: int) -> dict[str, float]:
     """FLOPs of an image and the median time of a training step on this machine."""
     x = torch.randn(batch, 1, 28, 28)
@@ -73,6 +77,53 @@ def measure(model: nn.Module, batch: int) -> dict[str, float]:
         seconds.append(time.perf_counter() - begun)
     model.zero_grad()
     return {"mflops": counter.get_total_flops() / 1e6, "step_ms": 1000 * statistics.median(seconds[2:])}
+=======
+def cost(options: argparse.Namespace) -> None:
+    """Time a training step of every network, in turns, and store the medians."""
+    models = {(budget, name): make_model(name, budget) for budget in BUDGETS for name in SPECS}
+    x = torch.randn(options.batch_size, 1, 28, 28)
+    seconds: dict[tuple[str, str], list[float]] = {key: [] for key in models}
+    for _ in range(options.repeats + 1):
+        for key, model in models.items():
+            begun = time.perf_counter()
+            model(x).square().mean().backward()
+            seconds[key].append(time.perf_counter() - begun)
+            model.zero_grad()
+    steps = {f"{budget} {name}": 1000 * statistics.median(times[1:]) for (budget, name), times in seconds.items()}
+    write(
+        RESULTS / "cost.json",
+        {
+            "step_ms": {key: round(value, 2) for key, value in steps.items()},
+            "relative": {key: round(value / steps["width plain"], 2) for key, value in steps.items()},
+            "batch_size": options.batch_size,
+            "repeats": options.repeats,
+            "command": "python benchmarks/structures.py cost",
+            **provenance(),
+        },
+    )
+
+
+def flops(model: nn.Module) -> float:
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.eval()(torch.randn(1, 1, 28, 28))
+    model.train()
+    return counter.get_total_flops()
+
+
+def provenance() -> dict[str, str]:
+    return {
+        "commit": git("rev-parse", "HEAD"),
+        "torch": torch.__version__,
+        "hardware": f"{cpu_name()}, {torch.get_num_threads()} threads",
+    }
+
+
+def write(file: Path, record: dict[str, Any]) -> None:
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_suffix(".tmp")
+    temporary.write_text(json.dumps(record, indent=1) + "\n")
+    temporary.replace(file)
+>>>>>>> runs
 
 
 def run(name: str, budget: str, seed: int, options: argparse.Namespace) -> None:
@@ -84,7 +135,6 @@ def run(name: str, budget: str, seed: int, options: argparse.Namespace) -> None:
         return
     torch.manual_seed(seed)
     model = make_model(name, budget)
-    cost = measure(model, options.batch_size)
     data = create_data("npz", path=options.data, augment="shift")
     with tempfile.TemporaryDirectory() as folder:
         result = fit(
@@ -105,29 +155,25 @@ def run(name: str, budget: str, seed: int, options: argparse.Namespace) -> None:
         "batch_size": options.batch_size,
         "lr": options.lr,
         "parameters": count(model),
-        **{key: round(value, 3) for key, value in cost.items()},
+        "mflops": round(flops(model) / 1e6, 3),
         "top1": result.metrics["top1"],
         "seconds": result.seconds,
         "command": "python benchmarks/structures.py run",
-        "commit": git("rev-parse", "HEAD"),
-        "torch": torch.__version__,
-        "hardware": f"{cpu_name()}, {torch.get_num_threads()} threads",
+        **provenance(),
     }
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_suffix(".tmp")
-    temporary.write_text(json.dumps(record, indent=1) + "\n")
-    temporary.replace(file)
+    write(file, record)
     print(f"{file.name}: {100 * record['top1']:.2f} % in {record['seconds']:.0f} s", flush=True)
 
 
 def table() -> str:
     """A Markdown table of all stored runs: mean and standard deviation over seeds."""
-    records = [json.loads(file.read_text()) for file in sorted(RESULTS.glob("*.json"))]
+    records = [json.loads(file.read_text()) for file in sorted(RESULTS.glob("*-seed*.json"))]
+    times = json.loads((RESULTS / "cost.json").read_text())["relative"]
     lines = [
-        "| budget | structure | channels | parameters | MFLOPs | step (ms) | top-1 (%) | seeds |",
+        "| budget | structure | channels | parameters | MFLOPs | step / plain | top-1 (%) | seeds |",
         "|---|---|---|---:|---:|---:|---:|---:|",
     ]
-    for budget in ("width", "parameters"):
+    for budget in BUDGETS:
         for name in SPECS:
             runs = [r for r in records if (r["budget"], r["name"]) == (budget, name)]
             if not runs:
@@ -135,9 +181,9 @@ def table() -> str:
             scores = [100 * r["top1"] for r in runs]
             spread = f" ± {statistics.stdev(scores):.2f}" if len(scores) > 1 else ""
             channels = "-".join(map(str, runs[0]["config"]["channels"]))
-            step = statistics.median(r["step_ms"] for r in runs)
             lines.append(
-                f"| {budget} | {name} | {channels} | {runs[0]['parameters']:,} | {runs[0]['mflops']:.1f} | {step:.0f} "
+                f"| {budget} | {name} | {channels} | {runs[0]['parameters']:,} | {runs[0]['mflops']:.1f} "
+                f"| {times[f'{budget} {name}']:.1f} "
                 f"| {math.fsum(scores) / len(scores):.2f}{spread} | {len(runs)} |"
             )
     return "\n".join(lines)
@@ -149,19 +195,26 @@ def main() -> None:
     runner = commands.add_parser("run", help="train what is not stored yet")
     runner.add_argument("--data", required=True, help="MNIST as .npz with x_train, y_train, x_test, y_test")
     runner.add_argument("--only", nargs="+", choices=SPECS, default=list(SPECS))
-    runner.add_argument("--budget", nargs="+", choices=("width", "parameters"), default=["width", "parameters"])
+    runner.add_argument("--budget", nargs="+", choices=BUDGETS, default=list(BUDGETS))
     runner.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     runner.add_argument("--epochs", type=int, default=10)
     runner.add_argument("--batch-size", type=int, default=128)
     runner.add_argument("--lr", type=float, default=3e-3)
-    runner.add_argument("--threads", type=int, default=0, help="threads of torch; 0 leaves its default")
-    commands.add_parser("table", help="print the table of the stored runs")
+    timer = commands.add_parser("cost", help="time a training step of every network")
+    timer.add_argument("--repeats", type=int, default=15)
+    timer.add_argument("--batch-size", type=int, default=128)
+    for command in (runner, timer):
+        command.add_argument("--threads", type=int, default=0, help="threads of torch; 0 leaves its default")
+    commands.add_parser("table", help="print the table of what is stored")
     options = parser.parse_args()
     if options.command == "table":
         print(table())
         return
     if options.threads:
         torch.set_num_threads(options.threads)
+    if options.command == "cost":
+        cost(options)
+        return
     for seed in options.seeds:
         for budget in options.budget:
             for name in options.only:
