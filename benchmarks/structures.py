@@ -64,20 +64,6 @@ def count(model: nn.Module) -> int:
     return sum(p.numel() for p in model.parameters())
 
 
-<<<<<<< HEAD
-def measure(model: nn.Module, batch: int) -> dict[str, float]:
-    """FLOPs of an image and the median time of a training step on this machine."""
-    x = torch.randn(batch, 1, 28, 28)
-    with kv.ops.flop_counter(display=False) as counter, torch.no_grad():
-        model(x[:1])
-    seconds = []
-    for _ in range(7):
-        begun = time.perf_counter()
-        model(x).square().mean().backward()
-        seconds.append(time.perf_counter() - begun)
-    model.zero_grad()
-    return {"mflops": counter.get_total_flops() / 1e6, "step_ms": 1000 * statistics.median(seconds[2:])}
-=======
 def cost(options: argparse.Namespace) -> None:
     """Time a training step of every network, in turns, and store the medians."""
     models = {(budget, name): make_model(name, budget) for budget in BUDGETS for name in SPECS}
@@ -104,7 +90,7 @@ def cost(options: argparse.Namespace) -> None:
 
 
 def flops(model: nn.Module) -> float:
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    with kv.ops.flop_counter(display=False) as counter, torch.no_grad():
         model.eval()(torch.randn(1, 1, 28, 28))
     model.train()
     return counter.get_total_flops()
@@ -123,7 +109,6 @@ def write(file: Path, record: dict[str, Any]) -> None:
     temporary = file.with_suffix(".tmp")
     temporary.write_text(json.dumps(record, indent=1) + "\n")
     temporary.replace(file)
->>>>>>> runs
 
 
 def run(name: str, budget: str, seed: int, options: argparse.Namespace) -> None:
