@@ -30,7 +30,8 @@ def runs(tmp_path_factory) -> Path:
     """The folder of the runs that two processes made."""
     folder = tmp_path_factory.mktemp("processes")
     done = torchrun(str(Path(__file__).with_name("two_processes.py")), str(folder))
-    assert done.returncode == 0, done.stderr[-3000:]
+    # Not the exit code: gloo's threads can abort an interpreter that has finished.
+    assert all((folder / f"done{rank}").exists() for rank in (0, 1)), done.stderr[-3000:]
     return folder
 
 

@@ -22,11 +22,21 @@ from kanvolution.data.registry import PreparedImages
 from kanvolution.train import Classification, TrainerConfig, TrainingInterrupted, fit, list_optims, load_run
 from kanvolution.train.progress import Silent
 from kanvolution.train.state import States, load_state
+from kanvolution.train.tasks import TASKS
 from tests.train.toy import CHANNELS, toy_data, toy_model
 
 STEPS = 4  # of an epoch of toy data in batches of 8
 KILLING = Path(__file__).with_name("killing.py")
 TIMES = ("seconds", "images_per_second", "memory_gib")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _no_task_stays_behind():
+    """The task of `killing.py`, which tests of the command import, is not left to other tests."""
+    yield
+    for name in [name for name in sys.modules if name.startswith("kanvolution_import_killing")]:
+        del sys.modules[name]
+        TASKS.unregister("killing")
 
 
 class Killed(BaseException):

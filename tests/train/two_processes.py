@@ -109,3 +109,6 @@ def main(folder: Path) -> None:
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
+    torch.distributed.barrier()  # none leaves while another still needs it
+    (Path(sys.argv[1]) / f"done{RANK}").touch()
+    torch.distributed.destroy_process_group()

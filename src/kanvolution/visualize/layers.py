@@ -228,7 +228,7 @@ def layer_inputs(
         >>> import torch, kanvolution as kv
         >>> from kanvolution.visualize import layer_inputs
         >>> model = kv.create_model("simple4", num_classes=10, in_chans=1, channels=[2, 2, 2, 2])
-        >>> {name: tuple(x.shape) for name, x in layer_inputs(model, torch.randn(4, 1, 8, 8), samples=64).items()}
+        >>> {name: tuple(x.shape) for name, x in layer_inputs(model, torch.randn(4, 1, 16, 16), samples=64).items()}
         {'stages.0.conv': (1, 64), 'stages.1.conv': (2, 64), 'stages.2.conv': (2, 64), 'stages.3.conv': (2, 64)}
     """
     integer_at_least("samples", samples, 1)
