@@ -36,7 +36,15 @@ def test_a_signal_leaves_a_usable_checkpoint(tmp_path, number: signal.Signals) -
     assert not [p for p in folder.iterdir() if p.name.startswith(".")]
 
 
-def test_the_second_signal_acts_as_before_and_handlers_are_put_back() -> None:
+@pytest.fixture
+def interruptible():
+    """SIGINT raises KeyboardInterrupt, also where the shell has its programs in the background ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+def test_the_second_signal_acts_as_before_and_handlers_are_put_back(interruptible) -> None:
     before = signal.getsignal(signal.SIGINT)
     with stop_on_signal() as stop:
         assert not stop
