@@ -3,6 +3,7 @@
 from kanvolution.bases.basis import (
     BASES,
     Basis,
+    Extension,
     check_basis,
     create_basis,
     list_bases,
@@ -12,6 +13,7 @@ from kanvolution.bases.basis import (
 )
 from kanvolution.bases.bernstein import Bernstein
 from kanvolution.bases.chebyshev import Chebyshev
+from kanvolution.bases.extended import extended
 from kanvolution.bases.fourier import Fourier
 from kanvolution.bases.gram import Gram
 from kanvolution.bases.identity import Identity
@@ -30,6 +32,7 @@ __all__ = [
     "Bernstein",
     "Chebyshev",
     "EdgeWavelet",
+    "Extension",
     "Fourier",
     "Gram",
     "Identity",
@@ -41,6 +44,7 @@ __all__ = [
     "Wavelet",
     "check_basis",
     "create_basis",
+    "extended",
     "list_bases",
     "register_basis",
     "resolve_basis",

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kanvolution import ops
-from kanvolution.bases.basis import Basis, register_basis
+from kanvolution.bases.basis import Basis, Extension, register_basis
 from kanvolution.checks import integer_at_least
 
 
@@ -43,6 +43,9 @@ class Gram(Basis):
             return
         with torch.no_grad():
             self.beta.copy_(ops.gram_coefficients(self.degree, self.points))
+
+    def extension(self, count: int) -> Extension:
+        return Extension({**self.options(), "degree": self.degree + count})
 
     def functions(self, x: Tensor, **options: Any) -> Tensor:
         return ops.gram(x, self.beta, **options)
