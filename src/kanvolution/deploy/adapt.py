@@ -80,6 +80,7 @@ class Adapter:
             self._undo.append(growth.undo)
         if self.num_classes is not None:
             self._new_head(self.num_classes)
+        self._flags += [(p, p.requires_grad) for p in model.parameters()]  # those that are new, too
         self._head = head_name(model) if kind.head else None
         layers = {
             name: layer

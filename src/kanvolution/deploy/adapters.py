@@ -182,7 +182,7 @@ class Functions(Deltas):
             if not -size <= number < size:
                 raise ValueError(
                     f"adapter.functions (={list(self.functions)}): {number} must be between {-size} and {size - 1}, "
-                    f"since layer {name!r} has {size} functions; choose others, or leave the layer out by adapter.layers"
+                    f"since layer {name!r} has {size} functions; choose others, or leave it out by adapter.layers"
                 )
         return FunctionsDelta(layer, sorted({number % size for number in self.functions}))
 
