@@ -8,12 +8,12 @@ from kanvolution.cli.command import register_command
 from kanvolution.cli.imports import add_import
 from kanvolution.cli.text import table
 
-_FORMATS = ("onnx", "torch", "aoti")
+_FILES = {"onnx": "model.onnx", "torch": "model.pt2", "aoti": "model_aoti.pt2"}
 
 
 def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("source", metavar="RUN", help="folder of a run or of a saved model, or a repository of the hub")
-    parser.add_argument("--format", choices=_FORMATS, default="onnx", help="of the file (onnx)")
+    parser.add_argument("--format", choices=_FILES, default="onnx", help="of the file (onnx)")
     parser.add_argument("--output", metavar="FILE", help="a new file (RUN/model.onnx, model.pt2 or model_aoti.pt2)")
     parser.add_argument("--size", type=int, nargs="+", metavar="PIXELS", help="height and width of images (the run's)")
     parser.add_argument("--dynamic-size", action="store_true", help="let the file take images of any size")
@@ -40,13 +40,10 @@ def export(options: argparse.Namespace) -> int:
     size = tuple(size) * 2 if len(size) == 1 else tuple(size)
     if len(size) != 2:
         raise ValueError(f"--size (={' '.join(map(str, size))}) takes one or two numbers: HEIGHT WIDTH")
-    default = (
-        "model_aoti.pt2" if options.format == "aoti" else "model.onnx" if options.format == "onnx" else "model.pt2"
-    )
     folder = Path(options.source) if is_folder else Path.cwd()
     done = export(
         model,
-        options.output or folder / default,
+        options.output or folder / _FILES[options.format],
         input_shape=(channels, *size),
         format=options.format,
         dynamic_size=options.dynamic_size,

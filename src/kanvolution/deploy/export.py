@@ -111,7 +111,7 @@ class Loaded:
         if x.ndim != len(shape) or tuple(x.shape[1:fixed]) != shape[1:fixed]:
             taken = ["N", *(str(size) for size in shape[1:fixed]), *"*" * (len(shape) - fixed)]
             raise ValueError(
-                f"input of shape {tuple(x.shape)}: this file takes [{', '.join(taken)}]; bring inputs to that shape, or "
+                f"input of shape {tuple(x.shape)}: this file takes [{', '.join(taken)}]; bring inputs to it, or "
                 "export again (dynamic_size=True for other sizes in space)"
             )
         with torch.no_grad():
@@ -211,9 +211,7 @@ class AOTInductor:
 
     def check(self) -> None:
         if not any(map(shutil.which, ("g++", "clang++", "c++"))):
-            raise ValueError(
-                "format 'aoti' needs a C++ compiler and finds none; install g++, or take 'onnx' or 'torch'"
-            )
+            raise ValueError("format 'aoti' needs a C++ compiler and finds none; install g++, or take another format")
 
     def write(self, program: ExportedProgram, path: Path, description: str) -> None:
         # The packager insists on the suffix and replaces what is there.
@@ -291,8 +289,8 @@ def export(
                 difference = max(_difference(run(x), y) for x, y in zip(inputs, expected, strict=True))
             if not difference <= kind.tolerance:
                 raise ValueError(
-                    f"the file's outputs differ from the network's by {difference:.1e} of their largest magnitude, more "
-                    f"than the {kind.tolerance:.0e} of format {format!r}; nothing is kept. Take another format"
+                    f"the file's outputs differ from the network's by {difference:.1e} of their largest magnitude, "
+                    f"more than the {kind.tolerance:.0e} of format {format!r}; nothing is kept. Take another format"
                 )
             temporary.replace(path)
     finally:
