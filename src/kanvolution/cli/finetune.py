@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 from kanvolution.cli.command import FAILED, INTERRUPTED, fail, register_command
 from kanvolution.cli.imports import add_import
@@ -20,9 +21,8 @@ def finetune(options: argparse.Namespace) -> int:
     """Put an adapter on a saved network and train it."""
     from kanvolution.configs.finetune import compose_finetune
 
-    # A path may hold "=" too; what is a key comes after the checkpoint.
     words = list(options.overrides)
-    named = bool(words) and not words[0].startswith("resume=") and (not options.help or "=" not in words[0])
+    named = bool(words) and ("=" not in words[0] or Path(words[0]).exists())
     checkpoint = words.pop(0) if named else None
     if options.help:
         from kanvolution.configs.manual import manual

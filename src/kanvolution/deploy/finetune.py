@@ -13,7 +13,6 @@ from kanvolution.data.registry import PreparedImages
 from kanvolution.deploy.adapt import ADAPTER_WEIGHTS, Adapter, adapt, load_base
 from kanvolution.deploy.adapters import adapter_kind
 from kanvolution.extras import require
-from kanvolution.models.pretrained import check_config
 from kanvolution.train.checkpoint import save_weights
 from kanvolution.train.config import TrainerConfig
 from kanvolution.train.engine import FitResult, fit
@@ -107,8 +106,6 @@ def finetune_job(
     if adapter.num_classes is not None and is_main():
         say(f"{data.info.name} has {data.info.num_classes} classes and the network {classes}: it gets a new head")
     network = getattr(model, "config", None) or {}
-    if network.get("conv", network):
-        check_config(model, network, state=adapter.merged_state_dict())
     result = fit(
         model,
         data,

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from kanvolution.files import write_json, write_text
 from kanvolution.layers.spec import ConvFactory
@@ -291,8 +291,8 @@ def _check_folder(folder: Path, overwrite: bool) -> None:
         )
 
 
-def check_config(model: nn.Module, config: Mapping[str, Any], state: Mapping[str, Tensor] | None = None) -> None:
-    """Raises ValueError if the config does not make a network of the weights of `model`, or of a state dict of it."""
+def check_config(model: nn.Module, config: Mapping[str, Any]) -> None:
+    """Raises ValueError if the config does not make a network of the weights that `model` has."""
     if "conv" in config and config["conv"] is None:
         return  # made by a factory that is not here
     try:
@@ -301,10 +301,7 @@ def check_config(model: nn.Module, config: Mapping[str, Any], state: Mapping[str
     except Exception:  # a network of the user's that needs values while it is made, which the meta device has not
         with torch.random.fork_rng(devices=[]):
             twin = make_network(config)
-    shapes = [
-        {name: tuple(value.shape) for name, value in weights.items()}
-        for weights in (model.state_dict() if state is None else state, twin.state_dict())
-    ]
+    shapes = [{name: tuple(value.shape) for name, value in m.state_dict().items()} for m in (model, twin)]
     if shapes[0] == shapes[1]:
         return
     different = sorted(name for name in {**shapes[0], **shapes[1]} if shapes[0].get(name) != shapes[1].get(name))
