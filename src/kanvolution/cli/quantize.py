@@ -17,9 +17,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         "overrides", nargs="*", metavar="KEY=VALUE", help="other data than the run's: data=NAME data.path=..."
     )
     parser.add_argument("--backend", choices=_FILES, default="inductor", help="what runs the file (inductor)")
-    parser.add_argument(
-        "--calibration", type=int, default=1024, metavar="N", help="training images to calibrate on (1024)"
-    )
+    parser.add_argument("--calibration", type=int, default=1024, metavar="N", help="images to calibrate on (1024)")
     parser.add_argument("--qat-steps", type=int, default=0, metavar="N", help="steps of training with rounding (0)")
     parser.add_argument("--lr", type=float, default=1e-4, help="learning rate of those steps (1e-4)")
     parser.add_argument("--repeats", type=int, default=20, metavar="N", help="turns of the times; 0 for none (20)")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+import torch._inductor.config as inductor_config
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
@@ -89,7 +90,8 @@ class Inductor:
 
     def check(self, layers: Sequence[nn.Module]) -> None:
         check_compiler("backend 'inductor'")
-        require("torchao", "deploy")
+        with quiet():
+            require("torchao", "deploy")
         if any(isinstance(layer, nn.Conv1d | nn.Conv3d) for layer in layers):
             raise ValueError(
                 "backend 'inductor' quantises 2-dimensional convolutions and linear layers, and this network has "
@@ -97,7 +99,8 @@ class Inductor:
             )
 
     def write(self, model: nn.Module, batches: Sequence[Tensor], path: Path, description: Description) -> None:
-        from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e
+        with quiet():
+            from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e
 
         model = _images_last(model)
         prepared = prepare_pt2e(trace(model, _as_images_last(batches[0])).module(), _quantizer(is_qat=False))
@@ -107,7 +110,8 @@ class Inductor:
         _save_converted(prepared, batches[0], path, description)
 
     def load(self, path: Path) -> QuantizedNetwork:
-        require("torchao.quantization.pt2e", "deploy")  # registers the operators of the program
+        with quiet():
+            require("torchao.quantization.pt2e", "deploy")  # registers the operators of the program
         check_compiler("a file of backend 'inductor'")
         found = {KEY: ""}
         module = torch.export.load(path, extra_files=found).module()
@@ -118,7 +122,7 @@ class Inductor:
             if x.shape in seen:
                 return compiled(_as_images_last(x))
             # The compiler packs weights that it may take for constants.
-            with quiet(), torch._inductor.config.patch(freezing=True):
+            with quiet(), inductor_config.patch(freezing=True):
                 y = compiled(_as_images_last(x))
             seen.add(x.shape)
             return y
@@ -149,7 +153,7 @@ class OnnxRuntime:
             def __init__(self, name: str) -> None:
                 self.feeds = iter([{name: batch.numpy(force=True)} for batch in batches])
 
-            def get_next(self) -> dict[str, Any] | None:
+            def get_next(self) -> Any:
                 return next(self.feeds, None)
 
         full = path.with_name("full.onnx")
@@ -160,7 +164,7 @@ class OnnxRuntime:
             quantize_static(
                 str(full),
                 str(path),
-                Reader(made.model.graph.inputs[0].name),
+                Reader(str(made.model.graph.inputs[0].name)),
                 quant_format=QuantFormat.QDQ,
                 op_types_to_quantize=["Conv", "Gemm", "MatMul"],
                 per_channel=True,

@@ -100,7 +100,8 @@ def compare_quantized(
             latency[batch] = {name: 1000 * statistics.median(values) for name, values in times.items()}
             ratios = [a / b for a, b in zip(times["compiled"], times["int8"], strict=True)]
             speedup[batch] = statistics.median(ratios)
-    metrics = {name: (float(value), float(after[name])) for name, value in before.items()}
+    pairs = {name: (value, after[name]) for name, value in before.items()}
+    metrics = {name: (a, b) for name, (a, b) in pairs.items() if a is not None and b is not None}
     return QuantizeReport(metrics, sizes, latency, speedup, torch.get_num_threads())
 
 

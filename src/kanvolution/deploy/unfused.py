@@ -6,6 +6,7 @@ For tools that look for `nn.Conv2d` and `nn.Linear`, such as quantisers.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -14,7 +15,7 @@ from kanvolution.bases import Basis
 from kanvolution.layers import KANLinear
 from kanvolution.layers.conv import KANConvNd
 
-_CONVOLUTIONS: dict[int, type[nn.Conv1d] | type[nn.Conv2d] | type[nn.Conv3d]] = {
+_CONVOLUTIONS: dict[int, Callable[..., nn.Conv1d | nn.Conv2d | nn.Conv3d]] = {
     1: nn.Conv1d,
     2: nn.Conv2d,
     3: nn.Conv3d,
@@ -74,7 +75,8 @@ class ExpandedLinear(nn.Module):
         out_features, in_features = layer.weight.shape
         self.basis = layer.basis
         self.linear = nn.Linear(in_features, out_features, layer.bias is not None, device="meta")
-        self.linear.weight, self.linear.bias = layer.weight, layer.bias
+        self.linear.weight = layer.weight
+        self.linear.bias = layer.bias  # pyright: ignore[reportAttributeAccessIssue]
 
     def forward(self, x: Tensor) -> Tensor:
         flat = x.reshape(-1, x.shape[-1])
