@@ -66,14 +66,18 @@ def expand_kernel(
     own = tl.minimum(c, channels - 1)
     value = tl.load(x + n * x_n + own * x_c + s * x_s, mask=inside, other=0.0).to(tl.float32)
     mapped = MAP(value)
-    target = out + n * out_n + own * out_c + s * out_s
+    planes = ()
     for i in tl.static_range(len(PLANES)):
         if PLANES[i] < 0:
             seen = tl.load(base_input + n * base_n + own * base_c + s * base_s, mask=inside, other=0.0).to(tl.float32)
             plane = BASE(seen)
         else:
             plane = VALUE(mapped, PLANES[i], first + own * first_c, second + own * second_c, NUMBERS)
-        tl.store(target + i * out_k, plane.to(out.dtype.element_ty), mask=inside)
+        planes = planes + (plane,)  # noqa: RUF005 (Triton has no star here)
+    # All stores come last: loads on either side of one are not recognised as the same.
+    target = out + n * out_n + own * out_c + s * out_s
+    for i in tl.static_range(len(PLANES)):
+        tl.store(target + i * out_k, planes[i].to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -142,12 +146,15 @@ def expand_backward_kernel(
         elif WANT_X and PLANES[i] >= CONSTANTS:
             g = tl.load(source + i * grad_k, mask=inside, other=0.0).to(tl.float32)
             total += g * SLOPE(mapped, PLANES[i], firsts, seconds, NUMBERS)
+    sums = ()
     for i in tl.static_range(len(TERMS)):
         # TERMS[i]: which learned tensor, plane, function k, entry j
         g = tl.load(source + TERMS[i][1] * grad_k, mask=inside, other=0.0).to(tl.float32)
         part = g * PARTIAL(mapped, TERMS[i][2], TERMS[i][3], TERMS[i][0], firsts, seconds, NUMBERS)
+        sums = sums + (tl.sum(part, axis=0)[None, :],)  # noqa: RUF005 (Triton has no star here)
+    for i in tl.static_range(len(TERMS)):
         place = partials + (tl.program_id(0).to(tl.int64) * len(TERMS) + i) * channels + c
-        tl.store(place, tl.sum(part, axis=0)[None, :], mask=c < channels)
+        tl.store(place, sums[i], mask=c < channels)
     if WANT_X:
         total = total * MAP_SLOPE(value)
         if not SEPARATE:
