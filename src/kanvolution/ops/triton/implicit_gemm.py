@@ -180,7 +180,7 @@ def forward_kernel(
         w_there = (c < channels)[:, None] & (o < outputs)
         for i in tl.static_range(len(PLANES)):
             if PLANES[i] < 0:
-                seen, _ = gathered(
+                seen, _also_inside = gathered(
                     base_input,
                     m,
                     own,
@@ -273,7 +273,7 @@ def data_kernel(
     n = (m // area).to(tl.int64)
     s = m % area
     grads = ()
-    for _ in tl.static_range(len(PLANES)):
+    for _function in tl.static_range(len(PLANES)):
         grads = grads + (tl.zeros((TILE_M, TILE_C), tl.float32),)  # noqa: RUF005 (Triton has no star here)
     for t in range(taps):
         up = s // width + GEOMETRY[4] - t // GEOMETRY[1] * GEOMETRY[6]
@@ -382,7 +382,7 @@ def weight_kernel(
     there = (c < channels)[None, :]
     output = group * outputs + o
     sums = ()
-    for _ in tl.static_range(len(PLANES)):
+    for _function in tl.static_range(len(PLANES)):
         sums = sums + (tl.zeros((TILE_Q, TILE_O), tl.float32),)  # noqa: RUF005 (Triton has no star here)
     last = tl.minimum(rows, (part + 1) * rows_of_part)
     for start in range(part * rows_of_part, last, TILE_M):
@@ -402,7 +402,7 @@ def weight_kernel(
         added = ()
         for i in tl.static_range(len(PLANES)):
             if PLANES[i] < 0:
-                seen, _ = gathered(
+                seen, _also_inside = gathered(
                     base_input,
                     m,
                     own,
@@ -493,6 +493,7 @@ def convolve(values: Callable[..., Planes], call: Call, into: Contraction, size:
             TILE_M=ROWS,
             TILE_Q=tile_q,
             TILE_O=tile_o,
+            num_stages=1,  # few channels: the loop has few turns
             **_operands(call.dtype),
         )
     return y
@@ -561,6 +562,7 @@ def data_gradients(
             TILE_M=ROWS,
             TILE_C=tile_c,
             TILE_O=tile_o,
+            num_stages=2,
             **_operands(call.dtype),
         )
     found: list[Tensor] = []
@@ -619,6 +621,7 @@ def weight_gradient(values: Callable[..., Planes], call: Call, into: Contraction
             TILE_M=ROWS,
             TILE_Q=tile_q,
             TILE_O=tile_o,
+            num_stages=2,
             **_operands(call.dtype),
         )
     return partials.sum(0)
