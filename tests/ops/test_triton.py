@@ -196,3 +196,11 @@ def test_the_implicit_product_is_for_many_positions_and_few_channels() -> None:
         assert not ask(direction, 1, few, side, side, transposed=True)
         assert not ask(direction, 1, few, side * side)
         assert not ask(direction, 1, few, side, side, mix=True)
+
+
+def test_the_benchmark_of_the_kernels_refuses_to_run_without_a_gpu() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    program = KERNELS.parents[2] / "benchmarks" / "kernels.py"
+    done = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "finds no CUDA device here" in done.stderr

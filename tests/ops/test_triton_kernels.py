@@ -3,8 +3,10 @@
 Under TRITON_INTERPRET=1 they run on the CPU; tests/ops/test_triton.py runs this file so. Otherwise they need a GPU.
 """
 
+import importlib
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -241,3 +243,16 @@ def test_implicit_product_is_what_runs(implicit: None, monkeypatch: pytest.Monke
     monkeypatch.setattr(kernels, "evaluate", None)
     monkeypatch.setattr(kernels, "evaluate_gradients", None)
     check_convolution("gram2", "plain", torch.float32, {"base": "silu"})
+
+
+def test_the_benchmark_compares_before_it_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    from kanvolution import benchmark
+
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    program = importlib.import_module("kernels")
+    arguments = (benchmark.Shape(2, 3, 4, 2), "float32", torch.channels_last, 1, torch.device(DEVICE))
+    results = program.measure("rbf", *arguments)
+    assert [r["contestant"] for r in results] == ["roof", "eager", "expand", "implicit"]
+    assert all(r["correct"] and r["step"]["median"] > 0 for r in results)
+    monkeypatch.setitem(program.TOLERANCES, "float32", 0.0)
+    assert not any("step" in r for r in program.measure("rbf", *arguments)[1:])
