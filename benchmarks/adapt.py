@@ -3,8 +3,8 @@
     python benchmarks/adapt.py RUN --data mnist.npz                     # results/adapt/mnist_rotated.json
     python benchmarks/adapt.py RUN --data mnist.npz --shift inverted --seeds 0
 
-RUN is the folder of a run of `kanvolution train data=npz data.path=mnist.npz`. Every second test image validates. Runs that
-the file has already are not made again. One thread.
+RUN is the folder of a run of `kanvolution train data=npz data.path=mnist.npz`. Every second test image validates. What
+the file has already is not made again. One thread.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def main() -> None:
     record: dict[str, Any] = json.loads(file.read_text()) if file.exists() else {"runs": []}
     with tempfile.TemporaryDirectory() as temporary:
         shifted = Path(temporary) / f"mnist-{options.shift}.npz"
-        write_shifted(Path(options.data), shifted, options.shift)
+        record |= write_shifted(Path(options.data), shifted, options.shift)
         if "base" not in record:
             record["base"] = base_accuracy(options.run, shifted)
         for seed in options.seeds:
@@ -60,8 +60,8 @@ def main() -> None:
     print(table(record))
 
 
-def write_shifted(source: Path, target: Path, shift: str) -> None:
-    """A tenth of the training images of each class, and every second test image, shifted."""
+def write_shifted(source: Path, target: Path, shift: str) -> dict[str, int]:
+    """A tenth of the training images of each class, and every second test image, shifted. Returns how many they are."""
     with np.load(source) as arrays:
         train, labels = arrays["x_train"], arrays["y_train"]
         test, test_labels = arrays["x_test"][::2], arrays["y_test"][::2]
@@ -75,6 +75,7 @@ def write_shifted(source: Path, target: Path, shift: str) -> None:
         y_test=test_labels,
         classes=np.array([str(c) for c in range(10)]),
     )
+    return {"training_images": len(few), "validation_images": len(test)}
 
 
 def base_accuracy(run: str, data: Path) -> dict[str, float]:
@@ -112,7 +113,6 @@ def one_run(run: str, data: Path, kind: str, keys: list[str], seed: int) -> dict
 def store(file: Path, record: dict[str, Any]) -> None:
     import torch
 
-    record["training_images"], record["validation_images"] = 6000, 5000
     record["commit"], record["torch"] = git("rev-parse", "HEAD"), torch.__version__
     record["hardware"] = f"{cpu_name()}, 1 thread of {os.cpu_count()}"
     file.parent.mkdir(parents=True, exist_ok=True)

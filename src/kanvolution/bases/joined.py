@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kanvolution.bases.basis import Basis, create_basis, register_basis
-from kanvolution.ops.convolution import Convolution
+from kanvolution.bases.basis import Basis, create_basis, register_basis, set_backend
+from kanvolution.ops.convolution import Contraction
 
 _DEFAULT = ({"basis": "chebyshev", "degree": 2}, {"basis": "spline", "grid_size": 3, "spline_order": 2})
 
@@ -18,7 +18,7 @@ _DEFAULT = ({"basis": "chebyshev", "degree": 2}, {"basis": "spline", "grid_size"
 class Joined(Basis):
     """The functions of several bases, beside the base function of the first: smooth and local ones, say.
 
-    The layer is the sum of one layer for each part, so every basis can be one.
+    The layer is the sum of one layer for each part, so every basis can be one whose functions all outputs share.
 
     Args:
         in_channels, out_channels, groups: of the layer; it passes them itself.
@@ -26,7 +26,8 @@ class Joined(Basis):
         base: base function b(x), None for none, or "auto" for that of the first part.
 
     Raises:
-        ValueError: fewer than two parts, an unknown basis or option, or a part without functions.
+        ValueError: fewer than two parts, an unknown basis or option, or a part without functions, or with
+            functions of its own for each output (`wavelet_edge`).
     """
 
     def __init__(
@@ -47,63 +48,63 @@ class Joined(Basis):
             members.append(create_basis(part["basis"], **shape, **{k: v for k, v in part.items() if k != "basis"}))
             if not members[-1].num_functions:
                 raise ValueError(f"parts: basis {part['basis']!r} has no function beside a base function; take another")
+            if not members[-1].combines:
+                raise ValueError(
+                    f"parts: basis {part['basis']!r} has functions of its own for each output; take another"
+                )
         base = members[0].base if base == "auto" else base
         super().__init__(sum(member.num_functions for member in members), base=base)
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.parts = [dict(part) for part in parts]
         self.members = nn.ModuleList(members)
-        self.per_output = any(member.per_output for member in members)  # type: ignore[misc]
-        self._share_base()
-
-    def _share_base(self) -> list[Basis]:
-        """The members, the first of which has the base function."""
-        members = [member for member in self.members if isinstance(member, Basis)]
-        for number, member in enumerate(members):
-            member.base = None if number else self.base
-        return members
-
-    @property
-    def linear_in_weight(self) -> bool:
-        return all(member.linear_in_weight for member in self._share_base())
 
     def reset_parameters(self) -> None:
-        for member in self._share_base():
+        for member in self._members():
             member.reset_parameters()
 
-    def attach(self, **parts: nn.Module | None) -> None:
-        for member in self._share_base():
-            member.attach(**parts)
+    def functions(
+        self,
+        x: Tensor,
+        *,
+        base: str | None = None,
+        base_input: Tensor | None = None,
+        keep: Sequence[int] | None = None,
+        mix: Tensor | None = None,
+        into: Contraction | None = None,
+        **options: Any,
+    ) -> Tensor:
+        if mix is not None and into is not None:  # one convolution of the combinations
+            given = {**options, "base": base, "base_input": base_input, "keep": keep, "mix": mix}
+            return into(self.functions(x, **given).flatten(1, 2))
+        members = self._members()
+        sizes = [member.num_functions for member in members]
+        sizes[0] += base is not None
+        chosen = range(sum(sizes)) if keep is None else keep
+        results: list[Tensor] = []
+        first = column = 0
+        for number, (member, size) in enumerate(zip(members, sizes, strict=True)):
+            own = tuple(k - first for k in chosen if first <= k < first + size)
+            first += size
+            if not own:
+                continue
+            columns = slice(column, column + len(own))
+            column += len(own)
+            given: dict[str, Any] = {**options, "input_map": member.input_map, "base": None if number else base}
+            if base_input is not None and not number:
+                given["base_input"] = base_input
+            if keep is not None:
+                given["keep"] = own
+            if mix is not None:
+                given["mix"] = mix[..., columns].contiguous()
+            if into is not None:
+                weight = into.weight.unflatten(1, (-1, len(chosen)))[:, :, columns].flatten(1, 2)
+                given["into"] = into._replace(weight=weight, bias=None if results else into.bias)
+            results.append(member.functions(x, **given))
+        # Combinations and layers are sums over functions.
+        return torch.cat(results, dim=2) if mix is None and into is None else sum(results[1:], results[0])
 
-    def is_fused(self) -> bool:
-        return all(member.is_fused() for member in self._share_base())
-
-    def functions(self, x: Tensor, **options: Any) -> Tensor:
-        base = options.pop("base", None)
-        options.pop("input_map", None)  # every member has its own
-        values = [
-            member.functions(x, input_map=member.input_map, base=None if number else base, **options)
-            for number, member in enumerate(self._share_base())
-        ]
-        return torch.cat(values, dim=2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([member(x) for member in self._share_base()], dim=2)
-
-    def contract(self, x: Tensor, weight: Tensor, bias: Tensor | None, convolution: Convolution) -> Tensor:
-        """The sum of the members' layers, each with the weights of its own functions."""
-        members = self._share_base()
-        blocks = weight.unflatten(1, (-1, self.size)).split([member.size for member in members], dim=2)
-        first, *others = (
-            member.contract(x, block.flatten(1, 2), None if number else bias, convolution)
-            for number, (member, block) in enumerate(zip(members, blocks, strict=True))
-        )
-        return sum(others, first)
-
-    def edge_values(self, x: Tensor, outputs: Tensor, inputs: Tensor) -> Tensor:
-        return torch.cat([member.edge_values(x, outputs, inputs) for member in self._share_base()], dim=1)
-
-    def second_moments(self) -> Tensor:
-        return torch.cat([member.second_moments() for member in self._share_base()])
+    def _members(self) -> list[Basis]:
+        return [member for member in self.members if isinstance(member, Basis)]
 
 
 def joined(basis: Basis, shape: tuple[int, int, int], name: str, options: Mapping[str, Any]) -> Joined:
@@ -127,14 +128,11 @@ def joined(basis: Basis, shape: tuple[int, int, int], name: str, options: Mappin
     if not basis.name:
         raise ValueError(f"a {type(basis).__name__} is not made by name, and cannot be joined with basis {name!r}")
     if isinstance(basis, Joined):
-        before, members = basis.parts, list(basis.members)
+        before, members = basis.parts, basis._members()
     else:
         before, members = [{"basis": basis.name, **basis.options()}], [basis]
     larger = Joined(*shape, parts=[*before, {"basis": name, **options}], base=basis.base)
-    new = larger.members[-1]
-    first = members[0]
-    assert isinstance(new, Basis) and isinstance(first, Basis)
-    new.backend = larger.backend = basis.backend
-    new.attach(norm=first.norm, input_dropout=first.input_dropout, function_dropout=first.function_dropout)
-    larger.members = nn.ModuleList([*members, new])
+    larger.members = nn.ModuleList([*members, larger.members[-1]])
+    larger.attach(norm=basis.norm, input_dropout=basis.input_dropout, function_dropout=basis.function_dropout)
+    set_backend(larger, basis.backend)
     return larger.train(basis.training)
