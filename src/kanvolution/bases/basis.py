@@ -285,7 +285,7 @@ def set_backend(module: nn.Module, backend: str) -> nn.Module:
 
     Args:
         module: a layer, a model, or a basis.
-        backend: a name of `ops.BACKENDS`: "auto", "eager" or "compile".
+        backend: a name of `ops.BACKENDS`: "auto", "eager", "compile" or "triton".
 
     Raises:
         ValueError: there is no such backend.
