@@ -5,7 +5,7 @@ import kanvolution as kv
 from kanvolution.bases import extended
 from tests.tolerances import assert_close
 
-CANNOT = {"bernstein", "identity", "wavelet_edge", "own_powers"}
+CANNOT = {"bernstein", "identity", "wavelet_edge", "own_powers", "joined"}
 OPTIONS = {"rbf": {"learnable": True}, "relu": {"grid_range": (-1.0, 1.0)}, "spline": {"grid_range": (-1.0, 3.0)}}
 
 

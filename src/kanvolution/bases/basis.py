@@ -201,6 +201,10 @@ class Basis(nn.Module, ABC):
             "functions of another basis"
         )
 
+    def drop_base(self) -> None:
+        """Do without the base function."""
+        self.base = None
+
     def make_first_identity(self) -> None:
         """Make function 0 x itself, which a layer needs to begin as an ordinary one.
 
@@ -281,7 +285,7 @@ def set_backend(module: nn.Module, backend: str) -> nn.Module:
 
     Args:
         module: a layer, a model, or a basis.
-        backend: a name of `ops.BACKENDS`: "auto", "eager" or "compile".
+        backend: a name of `ops.BACKENDS`: "auto", "eager", "compile" or "triton".
 
     Raises:
         ValueError: there is no such backend.
