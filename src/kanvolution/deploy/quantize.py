@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
+from zipfile import BadZipFile
 
 import torch
 import torch._inductor.config as inductor_config
@@ -114,7 +115,8 @@ class Inductor:
             require("torchao.quantization.pt2e", "deploy")  # registers the operators of the program
         check_compiler("a file of backend 'inductor'")
         found = {KEY: ""}
-        module = torch.export.load(path, extra_files=found).module()
+        with quiet():
+            module = torch.export.load(path, extra_files=found).module()
         compiled = torch.compile(module, dynamic=False)
         seen: set[torch.Size] = set()
 
@@ -319,7 +321,7 @@ def load_quantized(path: str | Path) -> QuantizedNetwork:
         raise ValueError(f"{str(path)!r} must end in one of {known}")
     try:
         return kinds[0].load(path)
-    except (RuntimeError, OSError) as error:  # what torch says of an archive that is none
+    except (RuntimeError, OSError, BadZipFile) as error:  # what torch says of an archive that is none
         raise ValueError(
             f"{str(path)!r} is no quantised file, or is damaged: {str(error).partition(chr(10))[0]}"
         ) from error

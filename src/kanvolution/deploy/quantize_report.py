@@ -8,16 +8,18 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from kanvolution.data import DataSets
 from kanvolution.deploy.quantize import load_quantized
 from kanvolution.inference import optimize
 from kanvolution.models.weights import write_weights
-from kanvolution.train import Run, evaluate
+
+if TYPE_CHECKING:
+    from kanvolution.data import DataSets
+    from kanvolution.train import Run
 
 BATCH_SIZES = (1, 64)
 
@@ -79,6 +81,8 @@ def compare_quantized(
         repeats: turns for each batch size; 0 measures no times.
         batch_sizes: images in a batch.
     """
+    from kanvolution.train import evaluate  # here, so that loading a quantised file needs nothing of it
+
     network = load_quantized(path)
     before = evaluate(run, data, task=task, device="cpu", batch_size=64).metrics
     after = evaluate(replace(run, model=network), data, task=task, device="cpu", batch_size=64).metrics

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from kanvolution.bases import Basis
 from kanvolution.layers import KANLinear
 from kanvolution.layers.conv import KANConvNd
 
@@ -105,7 +104,7 @@ def unfused(model: nn.Module) -> nn.Module:
 
 def _replaced(module: nn.Module) -> nn.Module:
     if isinstance(module, KANConvNd | KANLinear):
-        if type(module.basis).contract is not Basis.contract:
+        if not module.basis.linear_in_weight:
             return module
         return ExpandedConv(module) if isinstance(module, KANConvNd) else ExpandedLinear(module)
     for name, child in module.named_children():
