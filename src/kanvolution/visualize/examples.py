@@ -48,8 +48,8 @@ def mistakes_figure(images: Sequence[Tensor], rows: Sequence[Sequence[Any]], cla
     for panel, image, (number, true, predicted, confidence, _) in zip(panels, images, rows, strict=False):
         panel.imshow(pixels(image), cmap="gray", vmin=0, vmax=1)
         panel.set_title(
-            f"{_short(class_names[predicted])} ({100 * confidence:.0f} %)\n"
-            f"is {_short(class_names[true])}\nimage {number}",
+            f"{_short(class_names[int(predicted)])} ({100 * confidence:.0f} %)\n"
+            f"is {_short(class_names[int(true)])}\nimage {number}",
             fontsize=7,
             linespacing=1.15,
         )
@@ -121,7 +121,7 @@ def overlay(image: Tensor, mask: Tensor) -> np.ndarray:
 
 def class_color(index: int) -> tuple[float, float, float]:
     """The colour of a class, each of red, green and blue in [0, 1]."""
-    return require("matplotlib", "viz").colormaps["tab10"].colors[(index - 1) % 10]
+    return require("matplotlib", "viz").colormaps["tab10"].colors[index % 10]
 
 
 def _short(name: str, most: int = 14) -> str:
