@@ -5,7 +5,7 @@ import kanvolution as kv
 from kanvolution.bases import extended
 from tests.tolerances import assert_close
 
-CANNOT = {"bernstein", "identity", "wavelet_edge", "own_powers"}
+CANNOT = {"bernstein", "identity", "wavelet_edge", "own_powers", "joined"}
 OPTIONS = {"rbf": {"learnable": True}, "relu": {"grid_range": (-1.0, 1.0)}, "spline": {"grid_range": (-1.0, 3.0)}}
 
 
@@ -57,5 +57,9 @@ def test_a_basis_without_a_larger_one_says_so(name: str) -> None:
 def test_the_count_is_checked() -> None:
     with pytest.raises(ValueError, match=r"count \(=0\) must be >= 1"):
         extended(kv.create_basis("gram"), 0)
-    with pytest.raises(ValueError, match=r"points \(=5\) must be greater than degree \(=5\)"):
-        extended(kv.create_basis("gram", degree=3, points=5), 2)
+
+
+def test_gram_polynomials_of_few_points_get_further_ones() -> None:
+    basis = kv.create_basis("gram", degree=3, points=4)
+    larger, _ = extended(basis, 2)
+    assert larger.options()["points"] == 6 and torch.equal(larger.beta[:4], basis.beta)

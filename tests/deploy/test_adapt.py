@@ -33,7 +33,28 @@ KINDS = {
     "lora": {"rank": 2, "alpha": 3.0},
     "functions": {"functions": [0, -1]},
     "new_functions": {"count": 2},
+    "functions of another basis": {"basis": "rbf", "basis_options": {"grid_size": 3}},
 }
+ALONE = {"identity", "wavelet_edge"}  # cannot be joined
+
+
+def kind_of(name: str) -> str:
+    return "new_functions" if name.startswith("functions of") else name
+
+
+def test_functions_of_another_basis_keep_the_activations_of_the_network(tmp_path) -> None:
+    model, x = toy_model("spline").eval(), torch.randn(2, 1, 8, 8)  # whose blocks have a PReLU
+    before = model(x)
+    adapter = adapt(model, "new_functions", basis="fourier", basis_options={"degree": 1})
+    assert_close(model(x), before)
+    assert model.config["conv"]["basis"] == "joined" and model.config["conv"]["act"] == "prelu"
+    disturb(model)
+    kv.save_pretrained(adapter.merge(), tmp_path / "merged")
+    assert torch.equal(kv.from_pretrained(tmp_path / "merged")(x), model(x))
+    second = adapt(model, "new_functions", basis="legendre")
+    assert [part["basis"] for part in model.config["conv"]["options"]["parts"]] == ["spline", "fourier", "legendre"]
+    second.remove()
+    assert torch.equal(adapter.remove()(x), before)
 
 
 def disturb(model: nn.Module) -> None:
@@ -48,12 +69,12 @@ def disturb(model: nn.Module) -> None:
 @pytest.mark.parametrize("shape", LAYERS)
 @pytest.mark.parametrize("basis", kv.list_bases())
 def test_an_adapter_changes_nothing_at_first_merges_exactly_and_comes_off(basis: str, shape: str, kind: str) -> None:
-    if kind == "new_functions" and basis in CANNOT:
+    if basis in {"new_functions": CANNOT, "functions of another basis": ALONE}.get(kind, ()):
         pytest.skip("has no larger basis")
     make, size = LAYERS[shape]
     layer, x = make(basis), 2 * torch.randn(size)
     before, weights = layer(x), fingerprint(layer)
-    adapter = adapt(layer, kind, **KINDS[kind])
+    adapter = adapt(layer, kind_of(kind), **KINDS[kind])
     assert_close(layer(x), before)
     disturb(layer)
     adapted = layer(x)
@@ -92,12 +113,12 @@ def test_chosen_functions_move_and_the_others_stay() -> None:
 )
 @pytest.mark.parametrize("kind", KINDS)
 def test_structures_are_adapted_as_plain_layers(structure, kind: str) -> None:
-    if kind == "new_functions" and isinstance(structure, kv.LowRank):
+    if kind_of(kind) == "new_functions" and isinstance(structure, kv.LowRank):
         pytest.skip("its functions are learned combinations")
     model = toy_model(kv.ConvSpec("gram", structure=structure)).eval()
     x = torch.randn(2, 1, 8, 8)
     before = model(x)
-    adapter = adapt(model, kind, **{**KINDS[kind], **({"rank": 1} if kind == "lora" else {})})
+    adapter = adapt(model, kind_of(kind), **{**KINDS[kind], **({"rank": 1} if kind == "lora" else {})})
     assert_close(model(x), before)
     disturb(model)
     adapted = model(x)
@@ -230,6 +251,10 @@ def test_a_fingerprint_tells_values_names_and_types() -> None:
         ),
         ("functions", {"functions": [7]}, r"7 must be between -5 and 4, since layer 'stages.0.conv' has 5 functions"),
         ("functions", {"functions": []}, "must name at least one function"),
+        ("new_functions", {"count": 2, "basis": "spline"}, r"adapter.count \(=2\) is for the network's own basis"),
+        ("new_functions", {"basis": "splne"}, "unknown basis 'splne'. Did you mean 'spline'"),
+        ("new_functions", {"basis": "wavelet_edge"}, "functions of its own for each output"),
+        ("new_functions", {"basis_options": {"degree": 2}}, "need adapter.basis"),
         ("new_functions", {"count": 0}, r"adapter.count \(=0\) must be >= 1"),
         ("lora", {"head": False, "rank": 2, "num_classes": 7}, "set adapter.head=true"),
     ],

@@ -1,10 +1,13 @@
 """The backend "triton": its kernels under Triton's interpreter, what they do not do, and when it is chosen."""
 
+import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -57,6 +60,18 @@ def test_what_the_kernels_do_is_a_table(change: dict[str, object], condition: st
     assert unmet(ops.legendre.values, call) == ([] if condition is None else [condition])
 
 
+def test_older_gpus_have_no_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("triton")
+    from kanvolution.ops.triton import unmet
+
+    x = mock.Mock(spec=torch.Tensor, dtype=torch.float32, device=torch.device("cuda", 0))
+    x.numel.return_value = 24
+    call = Call(x, None, None, (), (3,), "tanh", "silu", torch.float32, "triton")
+    for capability, expected in (((7, 5), ["a GPU of compute capability 8.0 or later"]), ((8, 0), []), ((9, 0), [])):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, value=capability: value)
+        assert unmet(ops.legendre.values, call) == expected
+
+
 def test_a_family_of_ones_own_has_no_kernel() -> None:
     pytest.importorskip("triton")
     from kanvolution.ops.triton import unmet
@@ -71,8 +86,9 @@ def test_a_family_of_ones_own_has_no_kernel() -> None:
 
 def test_the_backend_is_chosen_by_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backends, "INTERPRETS_TRITON", False)
-    for installed, expected in ((True, "triton"), (False, "eager")):
+    for installed, compiler, expected in ((True, True, "triton"), (True, False, "eager"), (False, True, "eager")):
         monkeypatch.setattr(backends, "HAS_TRITON", installed)
+        monkeypatch.setattr(backends, "HAS_C_COMPILER", compiler)
         assert backends.resolve_backend("auto", torch.device("cuda")) == expected
         assert backends.resolve_backend("eager", torch.device("cuda")) == "eager"
         assert backends.resolve_backend("auto", torch.device("cpu")) == "eager"
@@ -144,3 +160,61 @@ def test_the_expansion_compiles_for_a_gpu(name: str, monkeypatch: pytest.MonkeyP
     for recorder in recorders:
         for kernel in recorder.compile():
             assert kernel.asm["cubin"]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_the_implicit_product_compiles_for_a_gpu(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its products are those of the tensor cores, and any GPU's shared memory will do."""
+    pytest.importorskip("triton")
+    if backends.INTERPRETS_TRITON:
+        pytest.skip("the interpreter replaces the compiler")
+    from kanvolution.ops.triton import implicit_gemm
+
+    recorders = []
+    for name in ("forward_kernel", "data_kernel", "weight_kernel"):
+        recorders.append(Recorder(getattr(implicit_gemm, name)))
+        monkeypatch.setattr(implicit_gemm, name, recorders[-1])
+    x, beta = torch.randn(2, 3, 16, 16, dtype=dtype), torch.rand(4)
+    call = Call(x, None, None, (beta,), (), "tanh", "silu", dtype, "triton")
+    convolution = ops.Convolution((1, 1), (1, 1), (1, 1))
+    into = ops.Contraction(convolution, torch.randn(64, 15, 3, 3, dtype=dtype), torch.randn(64, dtype=dtype))
+    y = implicit_gemm.convolve(ops.gram.values, call, into, 5)
+    implicit_gemm.gradients(ops.gram.values, call, into, 5, y, (True,) * 4)
+    for recorder in recorders:
+        (kernel,) = recorder.compile()
+        assert kernel.asm["cubin"]
+        assert re.search(r"\b(wgmma|mma)\b.*\.sync", kernel.asm["ptx"])
+        assert kernel.metadata.shared <= 64 * 1024
+
+
+def test_the_implicit_product_is_for_many_positions_and_few_channels() -> None:
+    pytest.importorskip("triton")
+    from kanvolution.ops.triton.implicit_gemm import THRESHOLDS, takes
+
+    def ask(direction: str, *shape: int, transposed: bool = False, groups: int = 1, mix: bool = False) -> bool:
+        x = torch.empty(shape, device="meta")
+        combined = torch.empty(shape[1], 2, 4, device="meta") if mix else None
+        call = Call(x, None, combined, (), (3,), "tanh", None, torch.float32, "triton")
+        ndim = x.ndim - 2
+        layout = ((1,) * ndim, (1,) * ndim, (1,) * ndim, groups, transposed)
+        weight = torch.empty(8, shape[1] // groups * 4, *(3,) * ndim, device="meta")
+        return takes(direction, ops.legendre.values, call, ops.Contraction(ops.Convolution(*layout), weight, None))
+
+    for direction, limit in THRESHOLDS.items():
+        side = math.isqrt(limit.positions)
+        few, many = limit.channels, limit.channels + 1
+        assert ask(direction, 1, few, side, side)
+        assert ask(direction, 1, 2 * few, side, side, groups=2)
+        assert not ask(direction, 1, many, side, side)
+        assert not ask(direction, 1, few, side, side - 1)
+        assert not ask(direction, 1, few, side, side, transposed=True)
+        assert not ask(direction, 1, few, side * side)
+        assert not ask(direction, 1, few, side, side, mix=True)
+
+
+def test_the_benchmark_of_the_kernels_refuses_to_run_without_a_gpu() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    program = KERNELS.parents[2] / "benchmarks" / "kernels.py"
+    done = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, check=False)
+    assert done.returncode == 2 and "finds no CUDA device here" in done.stderr

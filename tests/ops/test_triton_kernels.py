@@ -3,8 +3,10 @@
 Under TRITON_INTERPRET=1 they run on the CPU; tests/ops/test_triton.py runs this file so. Otherwise they need a GPU.
 """
 
+import importlib
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -88,13 +90,18 @@ def sample(name: str, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor
     return draw(*shape, low=low, high=high).to(dtype)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+STEPS = ("spline1_0", "spline1_1", "spline5_1")  # rounded inputs lie on their knots, where a step has two values
+
+
 @pytest.mark.parametrize("name", NAMES)
-def test_every_family(name: str, dtype: torch.dtype) -> None:
-    if dtype != torch.float32 and name in ("spline1_0", "spline1_1", "spline5_1"):
-        pytest.skip("rounded inputs lie on the knots, where a step or its slope has two values")
-    check(name, sample(name, 2, 3, 5, 7, dtype=dtype), {})
-    check(name, sample(name, 2, 3, 5, 7, dtype=dtype).contiguous(memory_format=torch.channels_last), {})
+def test_every_family(name: str) -> None:
+    check(name, sample(name, 2, 3, 5, 7), {})
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n not in STEPS])
+def test_every_family_in_16_bits_and_channels_last(name: str) -> None:
+    for dtype in (torch.bfloat16, torch.float16)[: 1 if INTERPRETED and name != "gram2" else 2]:
+        check(name, sample(name, 1, 3, 5, 7, dtype=dtype).contiguous(memory_format=torch.channels_last), {})
 
 
 @pytest.mark.parametrize("base", [None, *ops.POINTWISE])
@@ -163,3 +170,94 @@ def test_results_repeat_bit_by_bit() -> None:
     beta = torch.linspace(0.1, 0.4, 5, device=DEVICE).requires_grad_()
     first, second = (torch.autograd.grad(ops.gram(x, beta, backend="triton").square().sum(), beta)[0] for _ in range(2))
     assert torch.equal(first, second)
+
+
+# name: (convolution, shape of x, outputs, kernel)
+CONVOLUTIONS: dict[str, tuple[ops.Convolution, tuple[int, ...], int, tuple[int, ...]]] = {
+    "plain": (ops.Convolution((1, 1), (1, 1), (1, 1)), (2, 3, 7, 9), 20, (3, 3)),
+    "groups_stride_dilation": (ops.Convolution((1, 2), (1, 0), (1, 2), groups=2), (2, 4, 7, 9), 6, (3, 2)),
+    "strides": (ops.Convolution((2, 3), (3, 2), (2, 1)), (1, 3, 11, 8), 5, (3, 5)),
+    "same": (ops.Convolution((1, 1), (0, 1), (1, 1), extra=(1, 0)), (2, 3, 5, 6), 4, (2, 3)),
+    "pointwise_wide": (ops.Convolution((1, 1), (0, 0), (1, 1)), (2, 37, 3, 5), 70, (1, 1)),
+}
+
+
+@pytest.fixture
+def implicit(monkeypatch: pytest.MonkeyPatch) -> None:
+    from kanvolution.ops.triton import implicit_gemm
+
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    for name in implicit_gemm.THRESHOLDS:
+        monkeypatch.setitem(implicit_gemm.THRESHOLDS, name, implicit_gemm.Threshold(10**6, 0))
+    if INTERPRETED:
+        monkeypatch.setattr(implicit_gemm, "ROWS", 32)
+        monkeypatch.setattr(implicit_gemm, "PARTS", 3)
+
+
+def check_convolution(name: str, form: str, dtype: torch.dtype, options: Any, **layout: Any) -> None:
+    """Output and all gradients of the implicit product beside those of the formula and PyTorch's convolution."""
+    op, args, _ = FAMILIES[name]
+    convolution, shape, outputs, kernel = CONVOLUTIONS[form]
+    learned = tuple(a.float() for a in args if isinstance(a, Tensor))
+    size = len(options["keep"]) if options.get("keep") else op.size(*args) + bool(options.get("base"))
+    weight = torch.randn(outputs, shape[1] // convolution.groups * size, *kernel).to(dtype)
+    given = [sample(name, *shape, dtype=dtype), torch.randn(shape).to(dtype), weight, torch.randn(outputs).to(dtype)]
+    given = [t.contiguous(**layout) if t.shape == shape else t for t in given] + list(learned)
+    own = [t.to(DEVICE).detach().requires_grad_() for t in given]
+    exact = [t.detach().double().requires_grad_() for t in given]
+
+    x, seen, weight, bias, *rest = own
+    into = ops.Contraction(convolution, weight, bias)
+    scalars = args[len(learned) :]
+    y = op(x, *rest, *scalars, base_input=seen, into=into, backend="triton", **options)
+    x, seen, weight, bias, *rest = exact
+    expected = convolution(formula(name, x, seen, tuple(rest), options).flatten(1, 2), weight, bias)
+    limit = {torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 6e-3}[dtype]
+    assert_close(y.cpu(), expected, limit)
+    assert y.is_contiguous(**layout)
+    grad = torch.randn_like(expected).to(dtype)
+    used = [i for i in range(len(own)) if i != 1 or options.get("base")]
+    found = torch.autograd.grad(y, [own[i] for i in used], grad.to(DEVICE))
+    for f, w in zip(found, torch.autograd.grad(expected, [exact[i] for i in used], grad.double()), strict=True):
+        assert_close(f.cpu(), w, limit)
+    assert found[0].is_contiguous(**layout)
+
+
+@pytest.mark.parametrize("form", list(CONVOLUTIONS))
+@pytest.mark.parametrize("name", ["gram2", "spline5_3"])
+def test_implicit_product_of_every_convolution(name: str, form: str, implicit: None) -> None:
+    check_convolution(name, form, torch.float32, {"base": "silu", "input_map": "tanh"})
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n.endswith(("2", "5_3", "rbf", "bumps", "t", "r4", "hat"))])
+def test_implicit_product_of_every_family(name: str, implicit: None) -> None:
+    check_convolution(name, "groups_stride_dilation", torch.float32, {"base": "gelu"})
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_implicit_product_in_every_type_and_layout(dtype: torch.dtype, layout: Any, implicit: None) -> None:
+    options = {"base": "silu", "keep": (0, 2, 3)}
+    check_convolution("legendre7", "groups_stride_dilation", dtype, options, memory_format=layout)
+
+
+def test_implicit_product_is_what_runs(implicit: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No expansion is made anywhere, forward or backward."""
+    from kanvolution.ops import triton as kernels
+
+    monkeypatch.setattr(kernels, "evaluate", None)
+    monkeypatch.setattr(kernels, "evaluate_gradients", None)
+    check_convolution("gram2", "plain", torch.float32, {"base": "silu"})
+
+
+def test_the_benchmark_compares_before_it_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    from kanvolution import benchmark
+
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    program = importlib.import_module("kernels")
+    arguments = (benchmark.Shape(2, 3, 4, 2), "float32", torch.channels_last, 1, torch.device(DEVICE))
+    results = program.measure("rbf", *arguments)
+    assert [r["contestant"] for r in results] == ["roof", "eager", "expand", "implicit"]
+    assert all(r["correct"] and r["step"]["median"] > 0 for r in results)
+    monkeypatch.setitem(program.TOLERANCES, "float32", 0.0)
+    assert not any("step" in r for r in program.measure("rbf", *arguments)[1:])

@@ -18,6 +18,7 @@ from kanvolution.bases.fourier import Fourier
 from kanvolution.bases.gram import Gram
 from kanvolution.bases.identity import Identity
 from kanvolution.bases.jacobi import Jacobi
+from kanvolution.bases.joined import Joined, joined
 from kanvolution.bases.legendre import Legendre
 from kanvolution.bases.mixed import MixedBasis
 from kanvolution.bases.rbf import RBF
@@ -37,6 +38,7 @@ __all__ = [
     "Gram",
     "Identity",
     "Jacobi",
+    "Joined",
     "Legendre",
     "MixedBasis",
     "ReLUBumps",
@@ -45,6 +47,7 @@ __all__ = [
     "check_basis",
     "create_basis",
     "extended",
+    "joined",
     "list_bases",
     "register_basis",
     "resolve_basis",

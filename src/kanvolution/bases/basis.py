@@ -201,6 +201,10 @@ class Basis(nn.Module, ABC):
             "functions of another basis"
         )
 
+    def drop_base(self) -> None:
+        """Do without the base function."""
+        self.base = None
+
     def make_first_identity(self) -> None:
         """Make function 0 x itself, which a layer needs to begin as an ordinary one.
 

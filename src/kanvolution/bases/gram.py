@@ -45,7 +45,9 @@ class Gram(Basis):
             self.beta.copy_(ops.gram_coefficients(self.degree, self.points))
 
     def extension(self, count: int) -> Extension:
-        return Extension({**self.options(), "degree": self.degree + count})
+        degree = self.degree + count
+        # The points tell nothing but the first coefficients, and those of the lower degrees are there.
+        return Extension({**self.options(), "degree": degree, "points": max(self.points, degree + 1)})
 
     def functions(self, x: Tensor, **options: Any) -> Tensor:
         return ops.gram(x, self.beta, **options)

@@ -7,15 +7,14 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import Any, ClassVar, TypeVar
 
 from torch import nn
 
-from kanvolution.bases import extended
+from kanvolution.bases import Basis, create_basis, extended, joined
 from kanvolution.checks import integer_at_least
 from kanvolution.deploy.deltas import FunctionsDelta, LowRankDelta, largest_rank
-from kanvolution.deploy.growth import Growth
+from kanvolution.deploy.growth import Growth, Shape
 from kanvolution.layers.layer import KANLayer
 from kanvolution.registry import Registry, unknown_name
 
@@ -194,16 +193,35 @@ class NewFunctions(Deltas):
 
     Args:
         count: degrees, frequencies or wavelets more; of a basis with a grid, functions more at either end of the grid.
+        basis: name of another basis whose functions are added in their place; null for more of the network's own.
+        basis_options: options of that basis.
     """
 
     count: int = 1
+    basis: str | None = None
+    basis_options: Mapping[str, Any] | None = None
     learning_rate = 1e-3
 
     def __post_init__(self) -> None:
         integer_at_least("adapter.count", self.count, 1)
+        if self.basis is None:
+            if self.basis_options:
+                raise ValueError(f"adapter.basis_options (={dict(self.basis_options)}) need adapter.basis, a name")
+            return
+        if self.count != 1:
+            raise ValueError(
+                f"adapter.count (={self.count}) is for the network's own basis; the size of basis {self.basis!r} is "
+                "among adapter.basis_options"
+            )
+        create_basis(self.basis, **(self.basis_options or {}))  # for its checks
 
     def grow(self, model: nn.Module) -> Growth | None:
-        return Growth(model, partial(extended, count=self.count))
+        return Growth(model, self._enlarged)
+
+    def _enlarged(self, basis: Basis, shape: Shape) -> tuple[Basis, tuple[int, ...]]:
+        if self.basis is None:
+            return extended(basis, self.count)
+        return joined(basis, shape, self.basis, self.basis_options or {}), tuple(range(basis.size))
 
     def delta(self, name: str, layer: KANLayer, growth: Growth | None) -> nn.Module | None:
         new = growth.new.get(name, ()) if growth is not None else ()

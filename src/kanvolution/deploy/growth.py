@@ -8,14 +8,16 @@ from typing import Any
 import torch
 from torch import nn
 
-from kanvolution.bases import Basis, create_basis
+from kanvolution.bases import BASES, Basis, create_basis
 from kanvolution.bases.basis import option_names
 from kanvolution.layers.layer import KANLayer
 from kanvolution.layers.penalties import kan_layers
 from kanvolution.models.pretrained import check_config
 
-Enlarge = Callable[[Basis], tuple[Basis, tuple[int, ...]]]
-"""A basis to a larger one, and which of its functions those of the smaller one are."""
+Shape = tuple[int, int, int]
+"""in_channels, out_channels and groups of a layer."""
+Enlarge = Callable[[Basis, Shape], tuple[Basis, tuple[int, ...]]]
+"""A basis, for a layer of a shape, to a larger one, and which of its functions those of the smaller one are."""
 
 
 class Growth:
@@ -41,7 +43,7 @@ class Growth:
         >>> model = kv.create_model("simple4", conv="gram", num_classes=10, in_chans=1).eval()
         >>> x = torch.randn(2, 1, 28, 28)
         >>> before = model(x)
-        >>> growth = Growth(model, lambda basis: kv.bases.extended(basis, 1))
+        >>> growth = Growth(model, lambda basis, shape: kv.bases.extended(basis, 1))
         >>> torch.allclose(model(x), before, atol=1e-5), model.config["conv"]["options"]["degree"]
         (True, 4)
     """
@@ -68,7 +70,9 @@ class Growth:
     @torch.no_grad()
     def _grow(self, layer: KANLayer, enlarge: Enlarge) -> tuple[int, ...]:
         basis, weight = layer.basis, layer.weight
-        larger, kept = enlarge(basis)
+        channels, groups = weight.shape[1] // basis.size, getattr(layer, "groups", 1)
+        larger, kept = enlarge(basis, (channels * groups, len(weight), groups))
+        larger.to(weight.device, weight.dtype)
         self._before.append((layer, basis, weight))
         blocks = weight.unflatten(1, (-1, basis.size))
         wide = blocks.new_zeros((*blocks.shape[:2], larger.size, *blocks.shape[3:]))
@@ -88,14 +92,19 @@ def _grown(config: Mapping[str, Any], enlarge: Enlarge) -> dict[str, Any]:
     """A config with larger bases in all its descriptions of convolutions."""
     if config.get("class") == "KAN":  # it has the options of its basis among its own
         names = option_names(type(create_basis(config["basis"])))
-        larger = _larger(config["basis"], {key: config[key] for key in names if key in config}, enlarge)
-        return {**{key: value for key, value in config.items() if key not in names}, **larger.pop("options"), **larger}
+        rest = {key: value for key, value in config.items() if key not in names}
+        part = {"basis": config["basis"], "act": config["act"], "options": {k: config[k] for k in names if k in config}}
+        larger = _grown_part(part, enlarge)
+        return {**rest, "basis": larger["basis"], "act": larger["act"], **larger["options"]}
     return {key: _grown_part(value, enlarge) for key, value in config.items()}
 
 
 def _grown_part(value: Any, enlarge: Enlarge) -> Any:
     if isinstance(value, Mapping) and {"basis", "options"} <= value.keys():
-        return {**value, **_larger(value["basis"], value["options"], enlarge)}
+        larger = _larger(value["basis"], value["options"], enlarge)
+        if value.get("act") == "auto" and larger["basis"] != value["basis"]:
+            larger["act"] = BASES[value["basis"]].activation  # that of the blocks that are there
+        return {**value, **larger}
     if isinstance(value, list | tuple):
         return [_grown_part(part, enlarge) for part in value]
     return value
@@ -105,6 +114,6 @@ def _larger(name: str, options: Mapping[str, Any], enlarge: Enlarge) -> dict[str
     basis = create_basis(name, **options)
     if not basis.num_functions:
         return {"basis": name, "options": dict(options)}
-    larger, _ = enlarge(basis)
+    larger, _ = enlarge(basis, (1, 1, 1))
     values = {key: list(value) if isinstance(value, tuple) else value for key, value in larger.options().items()}
     return {"basis": larger.name, "options": values}

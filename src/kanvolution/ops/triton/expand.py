@@ -6,7 +6,7 @@ tile to a place of its own, and PyTorch adds those up. There are no atomic addit
 """
 
 # Bodies of device functions are Triton's language, which has other types.
-# pyright: reportGeneralTypeIssues=false, reportArgumentType=false, reportOptionalOperand=false, reportOperatorIssue=false
+# pyright: reportGeneralTypeIssues=false, reportArgumentType=false, reportAttributeAccessIssue=false
 
 from __future__ import annotations
 
@@ -81,6 +81,43 @@ def expand_kernel(
 
 
 @triton.jit
+def chain(
+    grads,
+    value,
+    seen,
+    firsts,
+    seconds,
+    SLOPE: tl.constexpr,
+    PARTIAL: tl.constexpr,
+    MAP: tl.constexpr,
+    MAP_SLOPE: tl.constexpr,
+    BASE_SLOPE: tl.constexpr,
+    PLANES: tl.constexpr,
+    CONSTANTS: tl.constexpr,
+    TERMS: tl.constexpr,
+    NUMBERS: tl.constexpr,
+):
+    """From the gradients of a tile's planes to those of the functions' and the base function's input, and the sums.
+
+    The compiler drops what is not used of it.
+    """
+    mapped = MAP(value)
+    total = value * 0.0
+    base_total = value * 0.0
+    for i in tl.static_range(len(PLANES)):
+        if PLANES[i] < 0:
+            base_total = grads[i] * BASE_SLOPE(seen)
+        elif PLANES[i] >= CONSTANTS:
+            total += grads[i] * SLOPE(mapped, PLANES[i], firsts, seconds, NUMBERS)
+    sums = ()
+    for i in tl.static_range(len(TERMS)):
+        # TERMS[i]: which learned tensor, plane, function k, entry j
+        part = grads[TERMS[i][1]] * PARTIAL(mapped, TERMS[i][2], TERMS[i][3], TERMS[i][0], firsts, seconds, NUMBERS)
+        sums = sums + (tl.sum(part, axis=0)[None, :],)  # noqa: RUF005 (Triton has no star here)
+    return total * MAP_SLOPE(value), base_total, sums
+
+
+@triton.jit
 def expand_backward_kernel(
     grad,
     x,
@@ -133,30 +170,34 @@ def expand_backward_kernel(
     s = p % space
     own = tl.minimum(c, channels - 1)
     value = tl.load(x + n * x_n + own * x_c + s * x_s, mask=inside, other=0.0).to(tl.float32)
-    mapped = MAP(value)
+    seen = tl.load(base_input + n * base_n + own * base_c + s * base_s, mask=inside, other=0.0).to(tl.float32)
     source = grad + n * grad_n + own * grad_c + s * grad_s
     firsts = first + own * first_c
     seconds = second + own * second_c
-    total = value * 0.0
-    base_total = value * 0.0
+    grads = ()
     for i in tl.static_range(len(PLANES)):
-        if PLANES[i] < 0:
-            seen = tl.load(base_input + n * base_n + own * base_c + s * base_s, mask=inside, other=0.0).to(tl.float32)
-            base_total = tl.load(source + i * grad_k, mask=inside, other=0.0).to(tl.float32) * BASE_SLOPE(seen)
-        elif WANT_X and PLANES[i] >= CONSTANTS:
-            g = tl.load(source + i * grad_k, mask=inside, other=0.0).to(tl.float32)
-            total += g * SLOPE(mapped, PLANES[i], firsts, seconds, NUMBERS)
-    sums = ()
-    for i in tl.static_range(len(TERMS)):
-        # TERMS[i]: which learned tensor, plane, function k, entry j
-        g = tl.load(source + TERMS[i][1] * grad_k, mask=inside, other=0.0).to(tl.float32)
-        part = g * PARTIAL(mapped, TERMS[i][2], TERMS[i][3], TERMS[i][0], firsts, seconds, NUMBERS)
-        sums = sums + (tl.sum(part, axis=0)[None, :],)  # noqa: RUF005 (Triton has no star here)
+        g = tl.load(source + i * grad_k, mask=inside, other=0.0).to(tl.float32)
+        grads = grads + (g,)  # noqa: RUF005 (Triton has no star here)
+    total, base_total, sums = chain(
+        grads,
+        value,
+        seen,
+        firsts,
+        seconds,
+        SLOPE,
+        PARTIAL,
+        MAP,
+        MAP_SLOPE,
+        BASE_SLOPE,
+        PLANES,
+        CONSTANTS,
+        TERMS,
+        NUMBERS,
+    )
     for i in tl.static_range(len(TERMS)):
         place = partials + (tl.program_id(0).to(tl.int64) * len(TERMS) + i) * channels + c
         tl.store(place, sums[i], mask=c < channels)
     if WANT_X:
-        total = total * MAP_SLOPE(value)
         if not SEPARATE:
             total += base_total
         tl.store(grad_x + n * dx_n + own * dx_c + s * dx_s, total.to(grad_x.dtype.element_ty), mask=inside)

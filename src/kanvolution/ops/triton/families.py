@@ -8,7 +8,7 @@ All is in float32.
 """
 
 # Bodies of device functions are Triton's language, which has other types.
-# pyright: reportGeneralTypeIssues=false, reportArgumentType=false, reportOptionalOperand=false, reportOperatorIssue=false
+# pyright: reportGeneralTypeIssues=false, reportArgumentType=false, reportAttributeAccessIssue=false
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The functions of `ops.POINTWISE` and their derivatives for the inside of a Triton kernel; all in float32."""
 
 # Bodies of device functions are Triton's language, which has other types.
-# pyright: reportGeneralTypeIssues=false, reportArgumentType=false, reportOptionalOperand=false, reportOperatorIssue=false
+# pyright: reportGeneralTypeIssues=false, reportArgumentType=false, reportAttributeAccessIssue=false
 
 from __future__ import annotations
 
