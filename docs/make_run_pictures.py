@@ -8,10 +8,11 @@ PATH holds images/ and masks/ of the 2018 Data Science Bowl, for the picture of 
 from __future__ import annotations
 
 import argparse
-import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+
+from PIL import Image
 
 from kanvolution.cli import main as kanvolution
 
@@ -44,7 +45,8 @@ def _train(overrides: Sequence[str], run: Path, folder: Path, only: str | None =
         raise SystemExit(1)
     for name in PICTURES:
         if (run / f"{name}.png").is_file() and only in (None, name):
-            shutil.copyfile(run / f"{name}.png", folder / f"{name}.png")
+            with Image.open(run / f"{name}.png") as picture:
+                picture.convert("RGB").quantize(128).save(folder / f"{name}.png", optimize=True)
 
 
 if __name__ == "__main__":
