@@ -174,7 +174,8 @@ def fit(
                 with tracker.running(folder, name, config):
                     result = loop.run(stop, tracker)
                     if accelerator.is_main_process:
-                        tracker.show(draw_run(folder))
+                        # What is spread over the processes cannot be run by one of them.
+                        tracker.show(draw_run(folder, data, None if trainer.fsdp else model))
                 return result
         except (ValueError, TypeError):
             # A mistake that shows only now. A new folder without weights is of no use; a corrected run may take it.
