@@ -1,4 +1,4 @@
-"""From a trained network to one that is used: adapting it to other data, pruning, 8-bit integers, files for other runtimes."""
+"""From a trained network to one that is used: adapting, pruning, 8-bit integers, files for other runtimes."""
 
 from kanvolution.deploy.adapt import Adapter, adapt, fingerprint, load_adapted, load_adapter, load_base
 from kanvolution.deploy.adapters import ADAPTERS, AdapterKind, adapter_kind, list_adapters, register_adapter

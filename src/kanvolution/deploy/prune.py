@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -103,9 +104,9 @@ def prune_channels(model: nn.Module, keep: Sequence[Tensor]) -> nn.Module:
     for i, (channels, stage) in enumerate(zip(keep, stages, strict=True)):
         if not len(channels) or int(channels.min()) < 0 or int(channels.max()) >= stage.conv.out_channels:
             raise ValueError(f"keep[{i}] (={channels.tolist()}) must be channels below {stage.conv.out_channels}")
-    config = dict(model.config)  # pyright: ignore[reportCallIssue, reportArgumentType]
-    config.update(channels=[len(channels) for channels in keep], width_scale=1.0)
-    pruned = create_model(**config).to(next(model.parameters()).dtype)
+    config: Any = model.config
+    widths = [len(channels) for channels in keep]
+    pruned = create_model(**{**config, "channels": widths, "width_scale": 1.0}).to(next(model.parameters()).dtype)
     old, new = model.state_dict(), pruned.state_dict()
     inputs = [torch.arange(stages[0].conv.in_channels), *keep]
     for name in new:
@@ -188,28 +189,26 @@ def _recorder(moments: _Moments, basis: nn.Module | None) -> Callable[[nn.Module
     return record
 
 
-def _chain(model: nn.Module) -> tuple[list[KANConvNormAct], nn.Linear]:
+def _chain(model: nn.Module) -> tuple[list[Any], nn.Linear]:
     """The stages and the head of a network that is a chain; ValueError names what is in the way."""
     if not isinstance(model, SimpleNet):
         raise ValueError(f"channels of a {type(model).__name__} cannot be pruned; those of the family 'simple' can")
-    stages = []
-    for i, stage in enumerate(model.stages):
+    stages: list[Any] = list(model.stages)
+    for i, stage in enumerate(stages):
         plain = isinstance(stage, KANConvNormAct) and isinstance(stage.conv, KANConvNd)
-        if not plain or stage.conv.groups != 1 or not stage.conv.basis.linear_in_weight:
+        conv: Any = stage.conv if plain else None
+        if not plain or conv.groups != 1 or not conv.basis.linear_in_weight:
             raise ValueError(
                 f"stages.{i} cannot be pruned: it needs a plain Kolmogorov-Arnold convolution with groups=1 "
-                "(no structure such as low rank or experts) and another basis than wavelet_edge"
+                "(no structure but low rank) and another basis than wavelet_edge"
             )
-        stages.append(stage)
     head = model.get_classifier()
     if not isinstance(head, nn.Linear):
         raise ValueError(f"the head is a {type(head).__name__}; pruning needs a linear one (head='linear')")
     return stages, head
 
 
-def _kept(
-    name: str, value: Tensor, shape: torch.Size, inputs: Sequence[Tensor], stages: Sequence[KANConvNormAct]
-) -> Tensor:
+def _kept(name: str, value: Tensor, shape: torch.Size, inputs: Sequence[Tensor], stages: Sequence[Any]) -> Tensor:
     """The part of an entry of the state dict that the smaller network has."""
     parts = name.split(".")
     if parts[0] != "stages":

@@ -99,7 +99,8 @@ def prune_run(
     batches = [inputs for inputs, _ in islice(loader, -(-images // _BATCH))]
     image = batches[0][:1]
     model = run.model.cpu()
-    models, folders = [model], [None]
+    models: list[nn.Module] = [model]
+    folders: list[str | None] = [None]
     before = evaluate(run, data, task=task, device="cpu").metrics
     cuts: list[Mapping[str, float | None] | None] = [None]
     after = [before]
@@ -131,7 +132,7 @@ def prune_run(
     times = _latency(models, image)
     found = [
         PruneStep(
-            tuple(model.config["channels"]) if "channels" in model.config else tuple(_widths(model)),
+            tuple(_widths(model)),
             sum(p.numel() for p in model.parameters()),
             operations(model, image),
             cut,
@@ -146,7 +147,8 @@ def prune_run(
 
 
 def _widths(model: nn.Module) -> list[int]:
-    return [stage.conv.out_channels for stage in model.stages]  # pyright: ignore[reportGeneralTypeIssues]
+    stages: Any = model.stages
+    return [stage.conv.out_channels for stage in stages]
 
 
 def _config_text(config: Mapping[str, Any] | None, model: nn.Module, folder: Path) -> str | None:
