@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -59,6 +60,18 @@ def test_what_the_kernels_do_is_a_table(change: dict[str, object], condition: st
     assert unmet(ops.legendre.values, call) == ([] if condition is None else [condition])
 
 
+def test_older_gpus_have_no_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("triton")
+    from kanvolution.ops.triton import unmet
+
+    x = mock.Mock(spec=torch.Tensor, dtype=torch.float32, device=torch.device("cuda", 0))
+    x.numel.return_value = 24
+    call = Call(x, None, None, (), (3,), "tanh", "silu", torch.float32, "triton")
+    for capability, expected in (((7, 5), ["a GPU of compute capability 8.0 or later"]), ((8, 0), []), ((9, 0), [])):
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _, value=capability: value)
+        assert unmet(ops.legendre.values, call) == expected
+
+
 def test_a_family_of_ones_own_has_no_kernel() -> None:
     pytest.importorskip("triton")
     from kanvolution.ops.triton import unmet
@@ -73,8 +86,9 @@ def test_a_family_of_ones_own_has_no_kernel() -> None:
 
 def test_the_backend_is_chosen_by_device(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backends, "INTERPRETS_TRITON", False)
-    for installed, expected in ((True, "triton"), (False, "eager")):
+    for installed, compiler, expected in ((True, True, "triton"), (True, False, "eager"), (False, True, "eager")):
         monkeypatch.setattr(backends, "HAS_TRITON", installed)
+        monkeypatch.setattr(backends, "HAS_C_COMPILER", compiler)
         assert backends.resolve_backend("auto", torch.device("cuda")) == expected
         assert backends.resolve_backend("eager", torch.device("cuda")) == "eager"
         assert backends.resolve_backend("auto", torch.device("cpu")) == "eager"

@@ -15,6 +15,7 @@ from kanvolution.cli import (
     info,
     models,
     predict,
+    quantize,
     show,
     train,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "main",
     "models",
     "predict",
+    "quantize",
     "register_command",
     "show",
     "train",

@@ -7,13 +7,8 @@ A file holds its own description (`Description`): what goes in, what comes out, 
 from __future__ import annotations
 
 import json
-import logging
-import shutil
-import tempfile
-import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from kanvolution.deploy.outputs import beside, check_compiler, check_new_file, quiet
 from kanvolution.extras import require
 from kanvolution.models.pretrained import model_config
 from kanvolution.registry import Registry
@@ -164,7 +160,7 @@ class Onnx:
             require(package, "deploy")
 
     def write(self, program: ExportedProgram, path: Path, description: str) -> None:
-        with _quiet():
+        with quiet():
             made = torch.onnx.export(program, dynamo=True, verbose=False)
         assert made is not None
         made.model.metadata_props[KEY] = description
@@ -210,12 +206,11 @@ class AOTInductor:
     needs = "a C++ compiler, when writing"
 
     def check(self) -> None:
-        if not any(map(shutil.which, ("g++", "clang++", "c++"))):
-            raise ValueError("format 'aoti' needs a C++ compiler and finds none; install g++, or take another format")
+        check_compiler("format 'aoti'")
 
     def write(self, program: ExportedProgram, path: Path, description: str) -> None:
         # The packager insists on the suffix and replaces what is there.
-        with _quiet():
+        with quiet():
             torch._inductor.aoti_compile_and_package(
                 program, package_path=str(path), inductor_configs={"aot_inductor.metadata": {KEY: description}}
             )
@@ -272,7 +267,7 @@ def export(
         True
     """
     kind, path = FORMATS[format], Path(path).expanduser()
-    _check_new_file(path, kind.suffix, format)
+    check_new_file(path, kind.suffix, f"format {format!r}")
     kind.check()
     was_training = model.training
     model.eval()
@@ -282,8 +277,8 @@ def export(
         description = Description(
             format, tuple(inputs[0].shape), dynamic_size, tuple(expected[0].shape), data, model_config(model)
         )
-        with _beside(path) as temporary:
-            kind.write(_trace(model, inputs[0], dynamic_size), temporary, json.dumps(asdict(description)))
+        with beside(path) as temporary:
+            kind.write(trace(model, inputs[0], dynamic_size), temporary, json.dumps(asdict(description)))
             run = kind.load(temporary)[0]
             with torch.no_grad():
                 difference = max(_difference(run(x), y) for x, y in zip(inputs, expected, strict=True))
@@ -321,15 +316,6 @@ def _format_of(path: Path) -> str:
         return "aoti" if any("/data/aotinductor/" in name for name in archive.namelist()) else "torch"
 
 
-def _check_new_file(path: Path, suffix: str, format: str) -> None:
-    if path.suffix != suffix:
-        raise ValueError(f"path (={str(path)!r}) must end in {suffix!r} for format {format!r}")
-    if path.exists():
-        raise ValueError(f"{str(path)!r} is there already and is not overwritten; choose another name")
-    if not path.parent.is_dir():
-        raise ValueError(f"there is no folder {str(path.parent)!r} for {path.name!r}; make it")
-
-
 def _inputs(input_shape: Sequence[int], dynamic_size: bool) -> Iterator[Tensor]:
     """Two samples, the example; then what the file must take as well."""
     channels, *space = input_shape
@@ -349,7 +335,8 @@ def _outputs(model: nn.Module, x: Tensor) -> Tensor:
     return y
 
 
-def _trace(model: nn.Module, example: Tensor, dynamic_size: bool) -> ExportedProgram:
+def trace(model: nn.Module, example: Tensor, dynamic_size: bool = False) -> ExportedProgram:
+    """The program of torch.export, for any number of samples. Raises ValueError if the network cannot be traced."""
     dynamic = {d: Dim.DYNAMIC for d in range(example.ndim) if d == 0 or (dynamic_size and d > 1)}
     try:
         return torch.export.export(model, (example,), dynamic_shapes=(dynamic,))
@@ -364,23 +351,3 @@ def _difference(actual: Tensor, expected: Tensor) -> float:
         raise ValueError(f"the file gives outputs of shape {tuple(actual.shape)} instead of {tuple(expected.shape)}")
     worst = (actual - expected).abs().max() / expected.abs().max().clamp_min(1e-30)
     return float(worst)  # NaN where the file gives NaN; the comparison with the tolerance fails then
-
-
-@contextmanager
-def _beside(path: Path) -> Iterator[Path]:
-    """A path of the same suffix in a temporary folder beside `path`, from where a rename is one step."""
-    with tempfile.TemporaryDirectory(prefix=f".{path.name}.", dir=path.parent) as folder:
-        yield Path(folder) / path.name
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the remarks that exporters make about themselves."""
-    level = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)

@@ -17,8 +17,8 @@ from torch import Tensor
 from kanvolution.registry import unknown_name
 
 BACKENDS: dict[str, str] = {
-    "auto": "triton for CUDA tensors, where it is installed; compile in code that torch.compile compiles for a CPU, "
-    "where there is a C++ compiler; eager elsewhere",
+    "auto": "triton for CUDA tensors, where it and a C compiler are installed; compile in code that torch.compile "
+    "compiles for a CPU, where there is a C++ compiler; eager elsewhere",
     "eager": "ordinary PyTorch operators, in blocks that stay in the cache on a CPU",
     "compile": "one fused loop, compiled by torch.compile at the first call (seconds)",
     "triton": "fused GPU kernels written in Triton; ordinary operators for what those do not do",
@@ -30,6 +30,9 @@ HAS_CPP_COMPILER = any(shutil.which(name) for name in (os.environ.get("CXX", "g+
 
 HAS_TRITON = importlib.util.find_spec("triton") is not None
 """Whether Triton is installed."""
+
+HAS_C_COMPILER = any(shutil.which(name) for name in (os.environ.get("CC", "gcc"), "clang"))
+"""Whether there is the C compiler that Triton needs to launch a kernel."""
 
 INTERPRETS_TRITON = os.environ.get("TRITON_INTERPRET") == "1"
 """Whether Triton's interpreter runs kernels, on CPU tensors too. (Triton reads this when it is imported.)"""
@@ -53,7 +56,7 @@ def resolve_backend(name: str, device: torch.device) -> str:
     """
     check_backend(name)
     if name == "auto":
-        if device.type == "cuda" and HAS_TRITON:
+        if device.type == "cuda" and HAS_TRITON and HAS_C_COMPILER:
             return "triton"
         compiled = torch.compiler.is_compiling() and device.type == "cpu" and HAS_CPP_COMPILER
         return "compile" if compiled else "eager"

@@ -12,6 +12,9 @@ from kanvolution.ops.triton.pointwise import DEVICE_POINTWISE
 
 DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
+OLDEST = (8, 0)
+"""The compute capability of the first GPUs that have all three types."""
+
 CONDITIONS: dict[str, Callable[[Callable[..., Planes], Call], bool]] = {
     "the family has device functions": lambda values, call: device_family(values) is not None,
     "input map and base function have device functions": lambda values, call: (
@@ -21,6 +24,9 @@ CONDITIONS: dict[str, Callable[[Callable[..., Planes], Call], bool]] = {
         call.dtype in DTYPES and all(t.dtype in DTYPES for t in call.differentiable())
     ),
     "no learned combinations": lambda values, call: call.mix is None,
+    "a GPU of compute capability 8.0 or later": lambda values, call: (
+        call.x.device.type != "cuda" or torch.cuda.get_device_capability(call.x.device) >= OLDEST
+    ),
     "at least one and fewer than 2^31 elements": lambda values, call: 0 < call.x.numel() < 2**31,
 }
 
