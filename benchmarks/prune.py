@@ -2,8 +2,8 @@
 
     python benchmarks/prune.py runs/mnist_gram --name mnist_simple4_gram -- --epochs 1 --steps 2
 
-What follows -- goes to `kanvolution prune`. The result is benchmarks/results/prune/NAME.json; one that is there already is
-not made again. The runs of the steps stay in RUN_pruned; where that is finished already, its numbers are stored.
+What follows -- goes to `kanvolution prune`. The result is benchmarks/results/prune/NAME.json; one that is there already
+is not made again. The runs of the steps stay in RUN_pruned; where that is finished already, its numbers are stored.
 """
 
 from __future__ import annotations
