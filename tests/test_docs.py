@@ -28,7 +28,8 @@ from kanvolution.train import LOSSES, OPTIMS, SCHEDULES, TASKS
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md")])
-PROGRAMS = sorted((ROOT / "examples").glob("*.py"))
+# serve_onnx needs a file that was exported; tests/deploy/test_export.py runs it.
+PROGRAMS = sorted(path for path in (ROOT / "examples").glob("*.py") if path.stem != "serve_onnx")
 SHIPPED = tuple(name for name in kv.list_bases() if BASES[name].__module__.startswith("kanvolution."))
 
 _FENCE = re.compile(r"^(?P<skip><!-- no-run -->\n+)?```(?P<language>\w*)[^\n]*\n(?P<text>.*?)^```$", re.M | re.S)

@@ -90,14 +90,14 @@ class ConstantAtBorder(nn.Module):
 
     def __init__(self, conv: KANConvNd, kernel: Tensor) -> None:
         super().__init__()
-        self.conv = conv
+        self.conv: nn.Module = conv
+        self.convolution = conv.single_convolution()
         self.register_buffer("kernel", kernel)
 
     def forward(self, x: Tensor) -> Tensor:
-        conv = self.conv
-        y = conv(x)
-        ones = y.new_ones((1, 1, *x.shape[-conv.ndim :]))
-        constant = conv.single_convolution()(ones, self.kernel.to(y.dtype), None)
+        y = self.conv(x)
+        ones = y.new_ones((1, 1, *x.shape[2 - self.kernel.ndim :]))
+        constant = self.convolution(ones, self.kernel.to(y.dtype), None)
         return y + (constant if y.ndim == constant.ndim else constant.squeeze(0))
 
 

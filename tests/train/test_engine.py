@@ -67,7 +67,7 @@ def test_the_run_folder_is_complete_and_the_result_is_the_last_epoch(tmp_path) -
     names = {p.name for p in (tmp_path / "run").iterdir()}
     assert names == {
         *("config.json", "config.yaml", "environment.json", "metrics.jsonl", "model.safetensors", "result.json"),
-        *("confusion.png", "curves.png"),
+        *("confusion.png", "curves.png", "mistakes.png", "reliability.png"),
     }
     last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
     stored = json.loads((tmp_path / "run" / "result.json").read_text())

@@ -162,6 +162,11 @@ def test_a_network_learns_to_segment(tmp_path) -> None:
     assert result.metrics["dice"] > 0.9 and result.metrics["hd95"] < 4
     assert result.tables["classes"][1][0] == "c1"
     assert result.tables["classes"][1][1] == pytest.approx(result.metrics["dice"])
+    images = result.tables["images"][1:]
+    assert len({number for number, _ in images}) == len(images) == 6
+    dice = [value for _, value in images]
+    assert dice == sorted(dice) and dice[0] < result.metrics["dice"] < dice[-1]
+    assert (tmp_path / "run" / "segmentation.png").stat().st_size > 5000
 
 
 def test_bad_options() -> None:

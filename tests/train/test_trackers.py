@@ -59,7 +59,7 @@ def test_a_tracker_is_told_of_the_start_every_epoch_the_pictures_and_the_end(tmp
         ("start", tmp_path / "run", "run", "seed: 7\n"),
         ("log", records[0]),
         ("log", records[1]),
-        ("show", ["curves.png", "confusion.png"]),
+        ("show", ["curves.png", "confusion.png", "reliability.png", "mistakes.png"]),
         ("finish", True),
     ]
 
@@ -108,7 +108,7 @@ def test_tensorboard_has_the_metrics_the_config_and_the_pictures(tmp_path) -> No
     assert top1 == [(r["epoch"], pytest.approx(r["val_top1"])) for r in records]
     loss = [event.value for event in events.Scalars("train/loss")]
     assert loss == [pytest.approx(r["train_loss"]) for r in records]
-    assert set(events.Tags()["images"]) == {"curves", "confusion"}
+    assert set(events.Tags()["images"]) == {"curves", "confusion", "reliability", "mistakes"}
     assert events.Images("curves")[0].step == 2 and events.Images("curves")[0].width > 500
     assert b"seed: 7" in events.Tensors("config/text_summary")[0].tensor_proto.string_val[0]
 

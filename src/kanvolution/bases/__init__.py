@@ -3,6 +3,7 @@
 from kanvolution.bases.basis import (
     BASES,
     Basis,
+    Extension,
     check_basis,
     create_basis,
     list_bases,
@@ -12,10 +13,12 @@ from kanvolution.bases.basis import (
 )
 from kanvolution.bases.bernstein import Bernstein
 from kanvolution.bases.chebyshev import Chebyshev
+from kanvolution.bases.extended import extended
 from kanvolution.bases.fourier import Fourier
 from kanvolution.bases.gram import Gram
 from kanvolution.bases.identity import Identity
 from kanvolution.bases.jacobi import Jacobi
+from kanvolution.bases.joined import Joined, joined
 from kanvolution.bases.legendre import Legendre
 from kanvolution.bases.mixed import MixedBasis
 from kanvolution.bases.rbf import RBF
@@ -30,10 +33,12 @@ __all__ = [
     "Bernstein",
     "Chebyshev",
     "EdgeWavelet",
+    "Extension",
     "Fourier",
     "Gram",
     "Identity",
     "Jacobi",
+    "Joined",
     "Legendre",
     "MixedBasis",
     "ReLUBumps",
@@ -41,6 +46,8 @@ __all__ = [
     "Wavelet",
     "check_basis",
     "create_basis",
+    "extended",
+    "joined",
     "list_bases",
     "register_basis",
     "resolve_basis",

@@ -6,6 +6,7 @@ import copy
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -17,7 +18,20 @@ from kanvolution.ops.pointwise import POINTWISE
 from kanvolution.registry import Registry, unknown_name
 
 # The context a layer offers to the constructor of a basis; a basis names the ones it needs.
-_CONTEXT = ("in_channels", "out_channels", "groups")
+CONTEXT = ("in_channels", "out_channels", "groups")
+
+
+@dataclass(frozen=True)
+class Extension:
+    """A larger basis of the same kind, which has the functions of a smaller one among its own.
+
+    Attributes:
+        options: options of the larger basis.
+        before: how many of its new functions come before the old ones; the base function stays the first.
+    """
+
+    options: dict[str, Any]
+    before: int = 0
 
 
 class Basis(nn.Module, ABC):
@@ -173,6 +187,24 @@ class Basis(nn.Module, ABC):
     def reset_parameters(self) -> None:
         """Put learned parameters of the functions back to their initial values."""
 
+    def extension(self, count: int) -> Extension:
+        """A larger basis with the same functions and further ones; `extended` makes it.
+
+        A subclass that can grow gives its options with `count` degrees or frequencies more, or with `count` functions
+        more at either end of its grid.
+
+        Raises:
+            ValueError: there is no such basis.
+        """
+        raise ValueError(
+            f"basis {self.name!r} has no larger one (count={count}) with the same functions among its own; add the "
+            "functions of another basis"
+        )
+
+    def drop_base(self) -> None:
+        """Do without the base function."""
+        self.base = None
+
     def make_first_identity(self) -> None:
         """Make function 0 x itself, which a layer needs to begin as an ordinary one.
 
@@ -253,7 +285,7 @@ def set_backend(module: nn.Module, backend: str) -> nn.Module:
 
     Args:
         module: a layer, a model, or a basis.
-        backend: a name of `ops.BACKENDS`: "auto", "eager" or "compile".
+        backend: a name of `ops.BACKENDS`: "auto", "eager", "compile" or "triton".
 
     Raises:
         ValueError: there is no such backend.
@@ -271,7 +303,7 @@ def set_backend(module: nn.Module, backend: str) -> nn.Module:
 
 def option_names(cls: type[Basis]) -> list[str]:
     """The options a basis' constructor takes (what it asks of the layer left out)."""
-    return [name for name in inspect.signature(cls).parameters if name not in _CONTEXT]
+    return [name for name in inspect.signature(cls).parameters if name not in CONTEXT]
 
 
 def check_basis(name: str, options: dict[str, Any]) -> type[Basis]:
@@ -291,7 +323,7 @@ def create_basis(name: str, *, in_channels: int = 1, out_channels: int = 1, grou
         ValueError: unknown name or option (the nearest is named), or a value out of range.
     """
     cls = check_basis(name, options)
-    offered = dict(zip(_CONTEXT, (in_channels, out_channels, groups), strict=True))
+    offered = dict(zip(CONTEXT, (in_channels, out_channels, groups), strict=True))
     wanted = inspect.signature(cls).parameters
     return cls(**{key: value for key, value in offered.items() if key in wanted}, **options)
 

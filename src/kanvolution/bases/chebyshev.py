@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from kanvolution import ops
-from kanvolution.bases.basis import Basis, register_basis
+from kanvolution.bases.basis import Basis, Extension, register_basis
 from kanvolution.checks import integer_at_least
 
 
@@ -27,6 +27,9 @@ class Chebyshev(Basis):
         integer_at_least("degree", degree, 0)
         super().__init__(degree + 1, input_map=input_map, base=base)
         self.degree = degree
+
+    def extension(self, count: int) -> Extension:
+        return Extension({**self.options(), "degree": self.degree + count})
 
     def functions(self, x: Tensor, **options: Any) -> Tensor:
         return ops.chebyshev(x, self.degree, **options)

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from kanvolution import ops
-from kanvolution.bases.basis import Basis, register_basis
+from kanvolution.bases.basis import Basis, Extension, register_basis
 from kanvolution.checks import integer_at_least
 
 
@@ -25,6 +25,9 @@ class Fourier(Basis):
         integer_at_least("degree", degree, 1)
         super().__init__(2 * degree, input_map=input_map, base=base)
         self.degree = degree
+
+    def extension(self, count: int) -> Extension:
+        return Extension({**self.options(), "degree": self.degree + count})
 
     def functions(self, x: Tensor, **options: Any) -> Tensor:
         return ops.fourier(x, self.degree, **options)

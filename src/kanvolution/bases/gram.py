@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from kanvolution import ops
-from kanvolution.bases.basis import Basis, register_basis
+from kanvolution.bases.basis import Basis, Extension, register_basis
 from kanvolution.checks import integer_at_least
 
 
@@ -43,6 +43,11 @@ class Gram(Basis):
             return
         with torch.no_grad():
             self.beta.copy_(ops.gram_coefficients(self.degree, self.points))
+
+    def extension(self, count: int) -> Extension:
+        degree = self.degree + count
+        # The points tell nothing but the first coefficients, and those of the lower degrees are there.
+        return Extension({**self.options(), "degree": degree, "points": max(self.points, degree + 1)})
 
     def functions(self, x: Tensor, **options: Any) -> Tensor:
         return ops.gram(x, self.beta, **options)

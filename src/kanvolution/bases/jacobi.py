@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from kanvolution import ops
-from kanvolution.bases.basis import Basis, register_basis
+from kanvolution.bases.basis import Basis, Extension, register_basis
 from kanvolution.checks import integer_at_least
 
 
@@ -39,6 +39,9 @@ class Jacobi(Basis):
         self.degree = degree
         self.a = float(a)
         self.b = float(b)
+
+    def extension(self, count: int) -> Extension:
+        return Extension({**self.options(), "degree": self.degree + count})
 
     def functions(self, x: Tensor, **options: Any) -> Tensor:
         return ops.jacobi(x, self.degree, self.a, self.b, **options)

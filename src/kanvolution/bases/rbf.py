@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kanvolution import ops
-from kanvolution.bases.basis import Basis, register_basis
+from kanvolution.bases.basis import Basis, Extension, register_basis
 from kanvolution.checks import integer_at_least, interval
 
 
@@ -51,6 +51,13 @@ class RBF(Basis):
     def reset_parameters(self) -> None:
         with torch.no_grad():
             self.grid.copy_(torch.linspace(*self.grid_range, self.grid_size))
+
+    def extension(self, count: int) -> Extension:
+        # The same centers, and `count` more at either end.
+        low, high = self.grid_range
+        margin = count * (high - low) / (self.grid_size - 1)
+        options = {"grid_size": self.grid_size + 2 * count, "grid_range": [low - margin, high + margin]}
+        return Extension({**self.options(), **options}, before=count)
 
     def functions(self, x: Tensor, **options: Any) -> Tensor:
         return ops.rbf(x, self.grid, self.width, **options)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from kanvolution import ops
-from kanvolution.bases.basis import Basis, register_basis
+from kanvolution.bases.basis import Basis, Extension, register_basis
 from kanvolution.checks import integer_at_least, interval
 
 
@@ -62,6 +62,13 @@ class ReLUBumps(Basis):
         with torch.no_grad():
             self.low.copy_(low.expand_as(self.low))
             self.high.copy_((low + self.width).expand_as(self.high))
+
+    def extension(self, count: int) -> Extension:
+        # The same bumps, and `count` more at either end.
+        low, high = self.grid_range
+        margin = count * (high - low) / self.grid_size
+        options = {"grid_size": self.grid_size + 2 * count, "grid_range": [low - margin, high + margin]}
+        return Extension({**self.options(), **options}, before=count)
 
     def functions(self, x: Tensor, **options: Any) -> Tensor:
         low, high = (edge.repeat(self.groups, 1) if self.groups > 1 else edge for edge in (self.low, self.high))

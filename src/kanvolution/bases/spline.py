@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from kanvolution import ops
-from kanvolution.bases.basis import Basis, register_basis
+from kanvolution.bases.basis import Basis, Extension, register_basis
 from kanvolution.checks import integer_at_least, interval
 
 
@@ -40,6 +40,13 @@ class Spline(Basis):
         self.grid_size = grid_size
         self.spline_order = spline_order
         self.grid_range = interval("grid_range", grid_range)
+
+    def extension(self, count: int) -> Extension:
+        # The same knots, and `count` intervals more at either end.
+        low, high = self.grid_range
+        margin = count * (high - low) / self.grid_size
+        options = {"grid_size": self.grid_size + 2 * count, "grid_range": [low - margin, high + margin]}
+        return Extension({**self.options(), **options}, before=count)
 
     def functions(self, x: Tensor, **options: Any) -> Tensor:
         return ops.spline(x, self.grid_size, self.spline_order, *self.grid_range, **options)

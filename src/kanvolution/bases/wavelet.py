@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kanvolution import ops
-from kanvolution.bases.basis import Basis, compute_dtype, register_basis
+from kanvolution.bases.basis import Basis, Extension, compute_dtype, register_basis
 from kanvolution.checks import integer_at_least, interval
 from kanvolution.ops.convolution import Convolution
 from kanvolution.registry import unknown_name
@@ -71,6 +71,9 @@ class Wavelet(Basis):
         with torch.no_grad():
             self.scale.fill_((high - low) / max(self.num_wavelets - 1, 1))
             self.translation.copy_(centers.expand_as(self.translation))
+
+    def extension(self, count: int) -> Extension:
+        return Extension({**self.options(), "num_wavelets": self.num_wavelets + count})
 
     def functions(self, x: Tensor, **options: Any) -> Tensor:
         return ops.wavelet(x, _away_from_zero(self.scale), self.translation, self.kind, **options)

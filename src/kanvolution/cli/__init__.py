@@ -3,7 +3,23 @@
 The modules import only the standard library and `registry`; what a command needs is imported when it runs.
 """
 
-from kanvolution.cli import baselines, bases, bench, cam, convert_checkpoint, eval, info, models, predict, show, train
+from kanvolution.cli import (
+    baselines,
+    bases,
+    bench,
+    cam,
+    convert_checkpoint,
+    eval,
+    export,
+    finetune,
+    info,
+    models,
+    predict,
+    prune,
+    quantize,
+    show,
+    train,
+)
 from kanvolution.cli.command import COMMANDS, Command, register_command
 from kanvolution.cli.entry import main
 from kanvolution.cli.imports import import_file
@@ -17,11 +33,15 @@ __all__ = [
     "cam",
     "convert_checkpoint",
     "eval",
+    "export",
+    "finetune",
     "import_file",
     "info",
     "main",
     "models",
     "predict",
+    "prune",
+    "quantize",
     "register_command",
     "show",
     "train",

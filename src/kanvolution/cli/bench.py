@@ -13,7 +13,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `kanvolution bench`."""
     parser.add_argument("--bases", nargs="+", metavar="NAME", help="bases to measure (all)")
     parser.add_argument("--shapes", nargs="+", metavar="NAME", help="shapes of layers (all)")
-    parser.add_argument("--backends", nargs="+", metavar="NAME", default=["eager", "compile"], help="eager, compile")
+    backends = ["eager", "compile"]
+    parser.add_argument("--backends", nargs="+", metavar="NAME", default=backends, help="eager, compile, triton")
     parser.add_argument("--rounds", type=int, default=7, help="how many times each is timed (7)")
     parser.add_argument("--clock", default="wall", help="wall, or cpu: time that processors worked for the process")
     parser.add_argument("--threads", type=int, help="threads of PyTorch")

@@ -77,8 +77,9 @@ def run_all(jobs: Sequence[Job], folder: Path, *, header: Mapping[str, Any]) -> 
 
 def _compose(job: Job, folder: Path) -> Composed:
     from kanvolution.configs import compose, read_config
+    from kanvolution.configs.compose import quoted
 
-    composed = compose([*job.overrides, f"output_dir={_quoted(str(folder))}"])
+    composed = compose([*job.overrides, f"output_dir={quoted(str(folder))}"])
     if (folder / "config.yaml").is_file() and read_config(folder) != composed.values:
         raise ValueError(
             f"{str(folder)!r} holds a run of another config (compare its config.yaml); choose another output_dir, or "
@@ -113,11 +114,6 @@ def _run(job: Job, config: Composed, folder: Path) -> Outcome:
 
 def _result(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "result.json").read_text(encoding="utf-8"))
-
-
-def _quoted(text: str) -> str:
-    """A string as a value in Hydra's language."""
-    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def folder_name(text: str, taken: Iterable[str] = ()) -> str:

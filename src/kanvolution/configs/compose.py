@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from kanvolution.configs.experiments import EXPERIMENTS
-from kanvolution.configs.groups import GROUPS, Root, schema
+from kanvolution.configs.groups import JOBS, Job, schema
 from kanvolution.configs.resume import resumed
 from kanvolution.extras import require
 from kanvolution.registry import unknown_name
@@ -37,6 +38,7 @@ def compose(
     allow_missing: bool = False,
     base: Mapping[str, Any] | None = None,
     groups: Sequence[str] | None = None,
+    job: str = "train",
 ) -> Composed:
     """The config of a training run.
 
@@ -45,6 +47,7 @@ def compose(
         allow_missing: leave keys that must be given as "???" instead of refusing.
         base: values of an earlier config. They stand for the defaults, but for groups that `overrides` choose anew.
         groups: of `base`, those to take; None takes all, and the keys beside the groups.
+        job: whose config it is, a name of `JOBS`: "train" or "finetune".
 
     Raises:
         ConfigError: an unknown group, choice or key (the nearest is named), a value of the wrong type, or a key that
@@ -61,17 +64,17 @@ def compose(
     """
     errors, omegaconf = require("hydra.errors", _EXTRA), require("omegaconf", _EXTRA)
     parsed = _parse(overrides)
-    with _hydra() as hydra:
+    with _hydra(job) as hydra:
         known = hydra.groups()
         chosen = [o for o in parsed if o.get_key_element() in known]
         hydra.chosen.update({o.get_key_element(): o.value() for o in chosen})
-        earlier = _Earlier(base or {}, groups, [o.key_or_group for o in parsed])
+        earlier = _Earlier(hydra.job, base or {}, groups, [o.key_or_group for o in parsed])
         for group, choice in [*earlier.choices.items(), *((o.get_key_element(), o.value()) for o in chosen)]:
-            _check_choice(group, choice, hydra.group_options(group))
+            _check_choice(hydra.job, group, choice, hydra.group_options(group))
         choices = [f"{group}={choice}" for group, choice in earlier.choices.items()]
         try:
             defaults = hydra.compose([*choices, *(o.input_line for o in chosen)])
-            lines = [o.input_line if o in chosen else _check_key(o, defaults, known) for o in parsed]
+            lines = [o.input_line if o in chosen else _check_key(hydra.job, o, defaults, known) for o in parsed]
             config = hydra.compose([*choices, *lines])
             earlier.fill(config)
             missing = [] if allow_missing else sorted(omegaconf.OmegaConf.missing_keys(config))
@@ -113,20 +116,25 @@ def parse_override(text: str) -> Any:
     return override
 
 
+def quoted(text: str) -> str:
+    """A string as a value in Hydra's language."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
+
+
 def group_choices(group: str) -> list[str]:
     """The choices of a group, from its registry and its files; none for what is no group."""
-    with _hydra() as hydra:
+    with _hydra("train") as hydra:
         return sorted(hydra.group_options(group)) if group in hydra.groups() else []
 
 
 class _Earlier:
     """What is taken from an earlier config: the groups not chosen anew, and the keys not given."""
 
-    def __init__(self, values: Mapping[str, Any], groups: Sequence[str] | None, given: list[str]) -> None:
+    def __init__(self, job: Job, values: Mapping[str, Any], groups: Sequence[str] | None, given: list[str]) -> None:
         taken = values if groups is None else {name: values[name] for name in groups if name in values}
         self.given = given
         self.values = {name: value for name, value in taken.items() if name not in given}
-        self.choices = {name: _entry(name, value) for name, value in self.values.items() if name in GROUPS}
+        self.choices = {name: _entry(name, value) for name, value in self.values.items() if name in job.groups}
 
     def fill(self, config: Any) -> None:
         """Put the values into a config of the same choices."""
@@ -165,14 +173,14 @@ def read_config(folder: str | Path) -> dict[str, Any]:
     return values
 
 
-def _check_choice(group: str, value: Any, options: list[str]) -> None:
-    if value is None and group not in GROUPS:
+def _check_choice(job: Job, group: str, value: Any, options: list[str]) -> None:
+    if value is None and group not in job.groups:
         return
     if not isinstance(value, str) or value not in options:
         raise ConfigError(unknown_name(f"choice of {group}", value, options))
 
 
-def _check_key(override: Any, base: Any, groups: list[str]) -> str:
+def _check_key(job: Job, override: Any, base: Any, groups: list[str]) -> str:
     """The line that Hydra is given for a key. The key must be there; in a dictionary (norm_options) anything may be."""
     config = require("omegaconf", _EXTRA).OmegaConf
     key = override.key_or_group
@@ -181,7 +189,7 @@ def _check_key(override: Any, base: Any, groups: list[str]) -> str:
         return f"++{override.input_line.lstrip('+')}"
     if key in known:
         return override.input_line
-    if key in GROUPS or config.is_dict(config.select(base, key, throw_on_missing=False)):
+    if key in job.groups or config.is_dict(config.select(base, key, throw_on_missing=False)):
         raise ConfigError(f"{key!r} holds keys of its own; set one of them, e.g. {next(_keys(base, key), key)}=...")
     # "epochs" is near to "trainer.epochs", "dgree" to "conv.degree"; a name in full is compared in full.
     names = {name.rpartition(".")[2]: name for name in reversed(known)}
@@ -220,19 +228,27 @@ def _one_line(error: BaseException) -> str:
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     full_key = next((line.partition(":")[2].strip() for line in lines if line.startswith("full_key:")), "")
+    recipe = re.match(r"In 'experiment/(\w+)': ConfigKeyError", lines[0])
+    if recipe and full_key:
+        group = full_key.partition(".")[0]
+        return (
+            f"experiment={recipe[1]} sets {full_key}, which the chosen {group} does not have; leave out {group}=..., "
+            "or leave out the experiment and give its other keys"
+        )
     return f"{full_key}: {lines[0]}" if full_key else " ".join(lines)
 
 
 class _Composer:
-    """Hydra with our search path and the registries' choices."""
+    """Hydra with our search path and the registries' choices, for one job."""
 
-    def __init__(self, chosen: dict[str, Any]) -> None:
+    def __init__(self, name: str, chosen: dict[str, Any]) -> None:
+        self.name, self.job = name, JOBS[name]
         self.chosen = chosen
         self._loader = require("hydra.core.global_hydra", _EXTRA).GlobalHydra.instance().config_loader()
         self.choices: dict[str, str] = {}
 
     def compose(self, overrides: list[str]) -> Any:
-        config = require("hydra", _EXTRA).compose("train", overrides, return_hydra_config=True)
+        config = require("hydra", _EXTRA).compose(self.name, overrides, return_hydra_config=True)
         choices = config.hydra.runtime.choices
         omegaconf = require("omegaconf", _EXTRA)
         self.choices = {k: str(v) for k, v in choices.items() if not k.startswith("hydra/")}
@@ -246,7 +262,8 @@ class _Composer:
         return self._loader.get_group_options(group)
 
     def groups(self) -> list[str]:
-        return [name for name in self._loader.list_groups("") if name != "hydra"]
+        own = {*self.job.groups, "experiment"} if self.name == "train" else self.job.groups
+        return [name for name in self._loader.list_groups("") if name in own]
 
 
 class _Nodes(dict):
@@ -262,8 +279,8 @@ class _Nodes(dict):
         return self
 
 
-def _schema_node(group: str, choice: str) -> Callable[[], Any]:
-    return lambda: _node(group, choice, schema(f"{group}_{choice}", GROUPS[group].keys(choice)))
+def _schema_node(job: Job, group: str, choice: str) -> Callable[[], Any]:
+    return lambda: _node(group, choice, schema(f"{group}_{choice}", job.groups[group].keys(choice)))
 
 
 def _experiment_node(name: str, chosen: Mapping[str, Any]) -> Callable[[], Any]:
@@ -271,9 +288,10 @@ def _experiment_node(name: str, chosen: Mapping[str, Any]) -> Callable[[], Any]:
 
     def make() -> Any:
         content = EXPERIMENTS[name].node()
+        groups = JOBS["train"].groups
         for group, choice in chosen.items():
-            if group in content and choice in GROUPS[group].names():
-                known = {key.name for key in GROUPS[group].keys(choice)}
+            if group in content and choice in groups[group].names():
+                known = {key.name for key in groups[group].keys(choice)}
                 content[group] = {key: value for key, value in content[group].items() if key in known}
         return _node("experiment", name, content, package="_global_")
 
@@ -287,7 +305,8 @@ def _node(group: str, name: str, content: Any, package: str | None = None) -> An
 
 
 @contextlib.contextmanager
-def _hydra() -> Iterator[_Composer]:
+def _hydra(name: str) -> Iterator[_Composer]:
+    job = JOBS[name]
     hydra = require("hydra", _EXTRA)
     store = require("hydra.core.config_store", _EXTRA).ConfigStore.instance()
     state = require("hydra.core.global_hydra", _EXTRA).GlobalHydra
@@ -296,12 +315,12 @@ def _hydra() -> Iterator[_Composer]:
     store.repo = _Nodes({key: value for key, value in before.items() if key == "hydra" or key.startswith("_dummy")})
     state.instance().clear()
     try:
-        store.store(name="root", node=Root)
-        for name, group in GROUPS.items():
-            store.repo[name] = _Nodes({f"{choice}.yaml": _schema_node(name, choice) for choice in group.names()})
-        store.repo["experiment"] = _Nodes({f"{name}.yaml": _experiment_node(name, chosen) for name in EXPERIMENTS})
+        store.store(name="root", node=job.root)
+        for group, entry in job.groups.items():
+            store.repo[group] = _Nodes({f"{choice}.yaml": _schema_node(job, group, choice) for choice in entry.names()})
+        store.repo["experiment"] = _Nodes({f"{e}.yaml": _experiment_node(e, chosen) for e in EXPERIMENTS})
         with hydra.initialize_config_module("kanvolution.configs", version_base="1.3"):
-            yield _Composer(chosen)
+            yield _Composer(name, chosen)
     finally:
         store.repo = before
         state.instance().hydra = instance

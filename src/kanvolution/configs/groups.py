@@ -20,6 +20,7 @@ from typing import Any
 from kanvolution.bases import BASES
 from kanvolution.bases.basis import option_names
 from kanvolution.data import DATA
+from kanvolution.deploy.adapters import ADAPTERS
 from kanvolution.layers import ConvSpec
 from kanvolution.models import MODELS
 from kanvolution.train import OPTIMS, SCHEDULES, TASKS, TRACKERS, TrainerConfig
@@ -92,8 +93,13 @@ def option_help(function: Callable[..., Any], name: str) -> str:
     """The line on `name` in the Args section of a docstring, or ""."""
     while hasattr(function, "func"):
         function = function.func  # pyright: ignore[reportFunctionMemberAccess] - functools.partial
-    found = re.search(rf"^ +(?:\w+, )*{re.escape(name)}(?:, \w+)*: (.+)$", function.__doc__ or "", flags=re.MULTILINE)
-    return found.group(1).rstrip(".") if found else ""
+    for described in getattr(function, "__mro__", (function,)):  # an option may be that of a class below
+        found = re.search(
+            rf"^ +(?:\w+, )*{re.escape(name)}(?:, \w+)*: (.+)$", described.__doc__ or "", flags=re.MULTILINE
+        )
+        if found:
+            return found.group(1).rstrip(".")
+    return ""
 
 
 def _named(name: str, keys: list[Key]) -> list[Key]:
@@ -172,6 +178,53 @@ class Root:
     resume: str | None = dataclasses.field(
         default=None, metadata={"help": "folder of a run that was stopped: go on with it, with its own config"}
     )
+
+
+@dataclass
+class FinetuneRoot:
+    """The keys of `kanvolution finetune` beside its groups."""
+
+    checkpoint: str | None = dataclasses.field(
+        default=None, metadata={"help": "the network: a run, a saved model, a repository, or published weights"}
+    )
+    adapter: Any = dataclasses.field(default_factory=dict)
+    data: Any = dataclasses.field(default_factory=dict)
+    task: Any = dataclasses.field(default_factory=dict)
+    optim: Any = dataclasses.field(default_factory=dict)
+    schedule: Any = dataclasses.field(default_factory=dict)
+    trainer: Any = dataclasses.field(default_factory=dict)
+    tracker: Any = dataclasses.field(default_factory=dict)
+    seed: int = dataclasses.field(default=0, metadata={"help": "of new weights, data order, augmentation, dropout"})
+    output_dir: str | None = dataclasses.field(
+        default=None, metadata={"help": "a new or empty folder; null: runs/TIME-ADAPTER-MODEL-DATA"}
+    )
+    resume: str | None = dataclasses.field(
+        default=None, metadata={"help": "folder of a run that was stopped: go on with it, with its own config"}
+    )
+
+
+@dataclass(frozen=True)
+class Job:
+    """What the config of a command is made of: its keys, and its groups. `NAME.yaml` has the choices by default."""
+
+    root: type
+    groups: dict[str, Group]
+
+
+JOBS: dict[str, Job] = {
+    "train": Job(Root, GROUPS),
+    "finetune": Job(
+        FinetuneRoot,
+        {
+            "adapter": Group(
+                "what is trained of the network",
+                lambda: iter(ADAPTERS),
+                lambda n: _named(n, function_keys(ADAPTERS[n])),
+            ),
+            **{name: group for name, group in GROUPS.items() if name not in ("model", "conv")},
+        },
+    ),
+}
 
 
 def schema(name: str, keys: list[Key]) -> type:

@@ -11,9 +11,10 @@ from typing import Any
 
 from kanvolution.configs.compose import compose
 from kanvolution.configs.experiments import EXPERIMENTS
-from kanvolution.configs.groups import GROUPS, Key, Root, dataclass_keys
+from kanvolution.configs.groups import JOBS, Group, Job, Key, dataclass_keys
 
-_HEAD = """\
+_HEADS = {
+    "train": """\
 usage: kanvolution train [GROUP=CHOICE ...] [KEY=VALUE ...] [--import FILE ...]
 
 Train a network. Without arguments: a 4-layer network on scikit-learn's handwritten digits, about a minute on 2 cores.
@@ -35,20 +36,44 @@ options:
   -h, --help      this text
 
 A key is set with KEY=VALUE; lists are written [1,2], nothing is null, a value with spaces goes in quotes.
-"""
+""",
+    "finetune": """\
+usage: kanvolution finetune CHECKPOINT [GROUP=CHOICE ...] [KEY=VALUE ...] [--import FILE ...]
+
+Fit a trained network to other data by training few numbers beside it. CHECKPOINT is the folder of a run or of a saved
+model, a repository of the Hugging Face Hub, or a name of published weights. Data and task are those of the run, unless
+others are named; the learning rate of adamw is that which the adapter proposes (below: that of lora).
+
+examples:
+  kanvolution finetune runs/a data=image_folder data.path=DIR
+  kanvolution finetune runs/a data=npz data.path=FILE.npz adapter=lora adapter.rank=4 output_dir=runs/b
+  kanvolution finetune runs/a data=npz data.path=FILE.npz adapter=functions adapter.functions=[0,-1]
+  kanvolution finetune runs/a data=npz data.path=FILE.npz adapter=new_functions trainer.epochs=10
+  kanvolution finetune vgg11v4_gram.imagenet1k data=image_folder data.path=DIR adapter=head
+  kanvolution finetune resume=runs/b
+
+options:
+  --import FILE   a Python file of yours that registers adapters, data sets, ...; may be given more than once
+  --debug         show the traceback of an error
+  -h, --help      this text
+
+A key is set with KEY=VALUE; lists are written [1,2], nothing is null, a value with spaces goes in quotes.
+""",
+}
 
 
-def manual(overrides: Sequence[str] = ()) -> str:
-    """Groups, their choices, and all keys with the values they have under `overrides`."""
-    composed = compose(overrides, allow_missing=True)
-    lines = [_HEAD, "groups (the choice in brackets):"]
-    for name, group in GROUPS.items():
-        lines.append(f"  {name:<11}{group.help} [{composed.choices[name]}]")
-        lines.append(_wrapped(", ".join(choices_of(name))))
-    lines.append(f"  {'experiment':<11}settings of several groups at once [none]")
-    lines.append(_wrapped(_experiments()))
+def manual(overrides: Sequence[str] = (), name: str = "train") -> str:
+    """The head of the help of a command, its groups, their choices, and all keys with the values under `overrides`."""
+    composed, job = compose(overrides, allow_missing=True, job=name), JOBS[name]
+    lines = [_HEADS[name], "groups (the choice in brackets):"]
+    for key, group in job.groups.items():
+        lines.append(f"  {key:<11}{group.help} [{composed.choices[key]}]")
+        lines.append(_wrapped(", ".join(_choices(key, group))))
+    if name == "train":
+        lines.append(f"  {'experiment':<11}settings of several groups at once [none]")
+        lines.append(_wrapped(_experiments()))
     lines.append("\nkeys:")
-    lines += _key_lines(composed.values, {f.name: f.metadata.get("help", "") for f in dataclasses.fields(Root)})
+    lines += _key_lines(job, composed.values)
     return "\n".join(lines)
 
 
@@ -64,15 +89,16 @@ def _experiments() -> str:
     return ", ".join([*others, f"{data}_{model}[_{conv}[_{variant}]]"]).replace(",", ", ").replace(",  ", ", ")
 
 
-def _key_lines(values: dict[str, Any], help: dict[str, str]) -> list[str]:
+def _key_lines(job: Job, values: dict[str, Any]) -> list[str]:
+    help = {f.name: f.metadata.get("help", "") for f in dataclasses.fields(job.root)}
     rows = []
     for name, value in values.items():
-        if name not in GROUPS:
+        if name not in job.groups:
             rows.append((name, _shown(value), help[name]))
             continue
         # A preset has the keys of the entry that it builds on, which the entry's own name tells.
         entry = next(iter(value.values())) if name != "trainer" else "default"
-        texts = _helps(GROUPS[name].keys(entry))
+        texts = _helps(job.groups[name].keys(entry))
         for key, v in value.items():
             inner = {f"{key}.{k}": w for k, w in v.items()} if isinstance(v, dict) else {}
             shown = inner if inner.keys() & texts.keys() else {key: v}
@@ -99,9 +125,14 @@ def _shown(value: Any) -> str:
 
 
 def choices_of(group: str) -> list[str]:
-    """The choices of a group, "experiment" among them: those of its registry and those in its folder of files."""
-    registered = EXPERIMENTS if group == "experiment" else GROUPS[group].names()
-    return sorted({*registered, *_files(group)})
+    """The choices of a group of training, "experiment" among them: of its registry and of its folder of files."""
+    if group == "experiment":
+        return sorted({*EXPERIMENTS, *_files(group)})
+    return _choices(group, JOBS["train"].groups[group])
+
+
+def _choices(name: str, group: Group) -> list[str]:
+    return sorted({*group.names(), *_files(name)})
 
 
 def _files(group: str) -> list[str]:

@@ -32,6 +32,9 @@ def resumed(values: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
     except Exception as error:  # whatever the reader of YAML raises
         reason = "is not there" if isinstance(error, FileNotFoundError) else f"is damaged: {error}"
         raise ValueError(f"{str(path)!r} {reason}; a run of fit() is continued with fit(resume=...)") from error
+    for command, key in (("train", "model"), ("finetune", "checkpoint")):
+        if key in stored and key not in values:
+            raise ValueError(f"{str(folder)!r} is a run of another command; go on with kanvolution {command}")
     stored.update(resume=str(folder), output_dir=None)
     keys = [key for key in keys if key not in _OF_THE_COMMAND]
     if any(_select(values, key) is _NOTHING for key in keys):  # an experiment sets keys of many groups

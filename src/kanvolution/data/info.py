@@ -76,6 +76,12 @@ class DataInfo:
         std = torch.tensor(self.std, dtype=images.dtype, device=images.device).view(-1, 1, 1)
         return (images - mean) / std
 
+    def denormalise(self, images: Tensor) -> Tensor:
+        """What `normalise` was given: images [..., C, H, W] in [0, 1]."""
+        mean = torch.tensor(self.mean, dtype=images.dtype, device=images.device).view(-1, 1, 1)
+        std = torch.tensor(self.std, dtype=images.dtype, device=images.device).view(-1, 1, 1)
+        return (images * std + mean).clamp(0, 1)
+
     def to_dict(self) -> dict[str, Any]:
         """A dictionary of JSON types; `from_dict` makes an equal object."""
         return {key: list(value) if isinstance(value, tuple) else value for key, value in asdict(self).items()}

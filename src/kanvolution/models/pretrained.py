@@ -93,7 +93,7 @@ def save_pretrained(
             f"this {type(model).__name__} cannot be saved with what makes it again: it was not made by create_model. "
             "Register its constructor with register_model, or keep its state dict by safetensors"
         )
-    _check_config(model, config)
+    check_config(model, config)
     described = _plain_data(data)
     card = model_card(model, config, source=repo_id or folder.resolve().name, data=described, metadata=metadata)
     folder.mkdir(parents=True, exist_ok=True)
@@ -291,7 +291,7 @@ def _check_folder(folder: Path, overwrite: bool) -> None:
         )
 
 
-def _check_config(model: nn.Module, config: Mapping[str, Any]) -> None:
+def check_config(model: nn.Module, config: Mapping[str, Any]) -> None:
     """Raises ValueError if the config does not make a network of the weights that `model` has."""
     if "conv" in config and config["conv"] is None:
         return  # made by a factory that is not here

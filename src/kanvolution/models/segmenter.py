@@ -155,3 +155,9 @@ def resize(x: Tensor, like: Tensor) -> Tensor:
     if x.shape[2:] == like.shape[2:]:
         return x
     return F.interpolate(x, size=like.shape[2:], mode="bilinear", align_corners=False)
+
+
+def predicted_mask(output: Any) -> Tensor:
+    """Logits [N, C, *S] (a list with the prediction first) as class indices [N, *S]; one channel is for two classes."""
+    output = output[0] if isinstance(output, list | tuple) else output
+    return (output[:, 0] > 0).long() if output.shape[1] == 1 else torch.argmax(output, 1)

@@ -1,4 +1,4 @@
-"""How the values of a family and their gradients are computed: plainly, in blocks, or by a compiled loop."""
+"""How the values of a family and their gradients are computed: plainly, in blocks, by a compiled loop or a kernel."""
 
 from __future__ import annotations
 
@@ -100,6 +100,11 @@ def stack(values: Callable[..., Planes], call: Call) -> Tensor:
 
 def evaluate(values: Callable[..., Planes], call: Call, size: int) -> Tensor:
     """The result, [N, C, size, *S], by the backend of the call; not to be differentiated."""
+    if call.backend == "triton":
+        from kanvolution.ops import triton as kernels
+
+        if kernels.supports(values, call):
+            return kernels.evaluate(values, call, size)
     if call.backend == "compile" and call.x.numel():
         function = compiled(_make_values, values, call.with_tensors([_key(t) for t in call.differentiable()]), size)
         with torch.no_grad():
@@ -117,6 +122,11 @@ def evaluate_gradients(
     values: Callable[..., Planes], vjp: Vjp, call: Call, grad: Tensor, wanted: tuple[bool, ...]
 ) -> list[Tensor]:
     """As `gradients`, by the backend of the call; not to be differentiated."""
+    if call.backend == "triton":
+        from kanvolution.ops import triton as kernels
+
+        if kernels.supports(values, call):
+            return kernels.evaluate_gradients(values, call, grad, wanted)
     if call.backend == "compile" and call.x.numel():
         key = call.with_tensors([_key(t) for t in call.differentiable()])
         function = compiled(_make_gradients, values, vjp, key, _key(grad), wanted)

@@ -296,7 +296,12 @@ class _Operator:
         call, into = self.unpack(arguments)
         if into is None:
             return evaluate(self.family.values, call, self.family._result_size(call))
-        convolution, weight, bias = _at(into, call.dtype)
+        convolution, weight, bias = own = _at(into, call.dtype)
+        if call.backend == "triton":
+            from kanvolution.ops.triton import implicit_gemm
+
+            if implicit_gemm.takes("forward", self.family.values, call, own):
+                return implicit_gemm.convolve(self.family.values, call, own, self.family._result_size(call))
         expanded = self._expand(_laid_out(call, self.family._result_size(call), weight))
         return convolution(expanded, weight, bias).contiguous(memory_format=memory_format(call.x))
 
@@ -347,7 +352,16 @@ class _Operator:
         outer, inner = self._split(wanted, call)
         if into is None:
             return evaluate_gradients(values, vjp, call, grad, inner)
-        convolution, weight, _ = _at(into, call.dtype)
+        convolution, weight, _ = own = _at(into, call.dtype)
+        if call.backend == "triton":
+            from kanvolution.ops.triton import implicit_gemm
+
+            if implicit_gemm.takes("backward", values, call, own):
+                size = self.family._result_size(call)
+                found = implicit_gemm.gradients(values, call, own, size, grad, (*outer, *inner))
+                targets = [t for t, want in zip((into.weight, into.bias), outer, strict=True) if want and t is not None]
+                count = len(targets)
+                return [g.to(t.dtype) for g, t in zip(found, targets, strict=False)] + found[count:]
         inside = _laid_out(call, self.family._result_size(call), weight)
         grad = grad.contiguous(memory_format=memory_format(inside.x))
         size = self.family._result_size(call)

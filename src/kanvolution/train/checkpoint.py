@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 from torch import Tensor, nn
 
@@ -22,6 +23,18 @@ class Run:
     model: nn.Module
     info: DataInfo
     epoch: int
+
+
+class SavedForm(Protocol):
+    """What a run writes of its model, where that is not the state dict: an adapted network is saved merged."""
+
+    def settings(self) -> Mapping[str, Any]:
+        """What a run and the one that continues it have to have in common, in JSON types."""
+        ...
+
+    def save(self, folder: Path, epoch: int) -> None:
+        """Write `model.safetensors` of the model as it is now. Called in the main process."""
+        ...
 
 
 def save_config(folder: Path, model: nn.Module, info: DataInfo) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import math
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -21,7 +21,7 @@ from kanvolution.data.info import DataSets
 from kanvolution.extras import require
 from kanvolution.files import append_json_line, write_json, write_json_lines, write_text
 from kanvolution.registry import unknown_name
-from kanvolution.train.checkpoint import CONFIG, WEIGHTS, parameter_count, save_config, save_weights
+from kanvolution.train.checkpoint import CONFIG, WEIGHTS, SavedForm, parameter_count, save_config, save_weights
 from kanvolution.train.config import TrainerConfig
 from kanvolution.train.ema import Ema
 from kanvolution.train.health import NonFiniteLossError, diagnose
@@ -85,6 +85,7 @@ def fit(
     config: str | None = None,
     name: str = "run",
     progress: Progress | None = None,
+    form: SavedForm | None = None,
 ) -> FitResult:
     """Train a model in place, and save it after every epoch.
 
@@ -108,6 +109,7 @@ def fit(
         config: the text of a config to save as `config.yaml`.
         name: used for the folder that None makes.
         progress: what is told of the run's course; None prints to stdout.
+        form: writes the weights; None writes the state dict of the model.
 
     Raises:
         ValueError: an unknown name or option, a value out of range, a folder that is not empty, or a run to resume that
@@ -138,15 +140,18 @@ def fit(
         **{kind: _chosen(kind, c) for kind, c in (("task", task), ("optim", optim), ("schedule", schedule))},
         "trainer": asdict(trainer),
         "seed": seed,
+        **({} if form is None else {"form": form.settings()}),
     }
     task = task if isinstance(task, Task) else create_task(task, data.info)
+    if trainer.keep_best is not None:
+        _check_metric(trainer.keep_best, model, task, data)
     create_schedule(schedule, trainer.epochs, trainer.epochs)
     tracker = tracker if isinstance(tracker, Tracker) else create_tracker(tracker)
     progress = default_progress() if progress is None else progress
     with accelerator_of(trainer, seed) as accelerator, _memory_format(model, trainer):
         progress = progress if accelerator.is_main_process else Silent()
         tracker = tracker if accelerator.is_main_process else NoTracker()
-        loop = _Loop(accelerator, model, optim, schedule, data, task, trainer, seed, progress)
+        loop = _Loop(accelerator, model, optim, schedule, data, task, trainer, seed, progress, form)
         settings["processes"] = accelerator.num_processes
 
         def make_folder() -> str:
@@ -169,7 +174,8 @@ def fit(
                 with tracker.running(folder, name, config):
                     result = loop.run(stop, tracker)
                     if accelerator.is_main_process:
-                        tracker.show(draw_run(folder))
+                        # What is spread over the processes cannot be run by one of them.
+                        tracker.show(draw_run(folder, data, None if trainer.fsdp else model))
                 return result
         except (ValueError, TypeError):
             # A mistake that shows only now. A new folder without weights is of no use; a corrected run may take it.
@@ -190,6 +196,22 @@ def _chosen(kind: str, choice: Any) -> Any:
         name, options = named_options(kind, choice)
         return {"name": name, **options}
     return type(choice).__qualname__
+
+
+def _check_metric(name: str, model: nn.Module, task: Task, data: DataSets) -> None:
+    """Raises ValueError unless the task measures `name`: it is asked about two images, before any work."""
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    was_training = model.training
+    try:
+        with torch.random.fork_rng(), torch.no_grad():
+            inputs, target = next(iter(DataLoader(data.val, 2)))
+            task.reset(device)
+            task.update(model.eval()(inputs.to(device)), target.to(device))
+            metrics = task.compute()
+    finally:
+        model.train(was_training)
+    if name not in metrics:
+        raise ValueError(unknown_name("metric trainer.keep_best", name, metrics))
 
 
 @contextlib.contextmanager
@@ -234,9 +256,10 @@ class _Loop:
         trainer: TrainerConfig,
         seed: int,
         progress: Progress,
+        form: SavedForm | None,
     ) -> None:
         self.accelerator, self.model, self.task = accelerator, model, task
-        self.trainer, self.seed, self.progress = trainer, seed, progress
+        self.trainer, self.seed, self.progress, self.form = trainer, seed, progress, form
         if trainer.fsdp:
             shard(model, accelerator)
         optimizer = create_optim(optim, model)
@@ -450,13 +473,13 @@ class _Loop:
         }
         position.records.append(record)
         best = self._is_best(metrics)
-        weights = self.parts.model_state()
+        write = self._writer()
 
         def save() -> None:
-            save_weights(self.folder, weights, position.epoch)
+            write(self.folder, position.epoch)
             if best:
                 (self.folder / BEST).mkdir(exist_ok=True)
-                save_weights(self.folder / BEST, weights, position.epoch)
+                write(self.folder / BEST, position.epoch)
                 shutil.copyfile(self.folder / CONFIG, self.folder / BEST / CONFIG)
                 write_json(self.folder / BEST / "metrics.json", record)
             append_json_line(self.folder / "metrics.jsonl", record)
@@ -465,13 +488,18 @@ class _Loop:
         self.progress.epoch(record)
         self.tracker.log(record)
 
+    def _writer(self) -> Callable[[Path, int], None]:
+        """What writes the present weights, for an epoch, into a folder. All processes have to ask for it."""
+        if self.form is not None:
+            return self.form.save
+        weights = self.parts.model_state()
+        return lambda folder, epoch: save_weights(folder, weights, epoch)
+
     def _is_best(self, metrics: Mapping[str, float | None]) -> bool:
         """Whether this epoch has the best value of `keep_best` so far; remembers it."""
         name = self.trainer.keep_best
         if name is None:
             return False
-        if name not in metrics:
-            raise ValueError(unknown_name("metric trainer.keep_best", name, metrics))
         value, best = metrics[name], self.position.best
         if value is None or not math.isfinite(value):
             return False
@@ -492,8 +520,8 @@ class _Loop:
         # The weights of the last whole epoch are there already, with their metrics; save only where there are none.
         if self.position.epoch == 1:
             with self.parts.averaged():
-                weights = self.parts.model_state()
-                on_main(self.accelerator, lambda: save_weights(self.folder, weights, 0))
+                write = self._writer()
+                on_main(self.accelerator, lambda: write(self.folder, 0))
         raise TrainingInterrupted(self.folder, self.position.epoch - 1, self.stop.name or "a signal to another process")
 
 

@@ -96,6 +96,30 @@ def calibration_error(scores: Tensor, labels: Tensor) -> float:
     return float(functional.multiclass_calibration_error(scores, labels, num_classes=classes, n_bins=BINS, norm="l1"))
 
 
+def calibration_bins(scores: Tensor, labels: Tensor) -> list[tuple[float, float, int, float | None, float | None]]:
+    """What `calibration_error` is the mean of: for each bin (from, to, samples, mean confidence, accuracy).
+
+    The confidence of a sample is its highest score. The last two are None where a bin has no samples.
+
+    Example:
+        >>> import torch
+        >>> calibration_bins(torch.tensor([[0.9, 0.1], [0.7, 0.3]]), torch.tensor([0, 1]))[13]
+        (0.8666666666666667, 0.9333333333333333, 1, 0.8999999761581421, 1.0)
+    """
+    confidence, predicted = scores.max(1)
+    right = (predicted == labels).double()
+    edges = torch.linspace(0, 1, BINS + 1, dtype=scores.dtype, device=scores.device)
+    # As torchmetrics: a bin holds its lower end; a confidence of 1 is in the last.
+    bins = (torch.bucketize(confidence.contiguous(), edges, right=True) - 1).clamp(0, BINS - 1)
+    rows = []
+    for number in range(BINS):
+        inside = bins == number
+        count = int(inside.sum())
+        means = (float(confidence[inside].double().mean()), float(right[inside].mean())) if count else (None, None)
+        rows.append((number / BINS, (number + 1) / BINS, count, *means))
+    return rows
+
+
 def one_vs_rest_auc(scores: Tensor, labels: Tensor) -> Tensor:
     """Area under the ROC curve of each class against the rest [C]; NaN for one without samples on both sides."""
     functional = require("torchmetrics.functional.classification", "train")

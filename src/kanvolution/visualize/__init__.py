@@ -2,6 +2,7 @@
 
 from kanvolution.visualize.attribution import grad_cam, integrated_gradients, plot_attribution
 from kanvolution.visualize.comparison import comparison_figure
+from kanvolution.visualize.examples import mistakes_figure, overlays_figure
 from kanvolution.visualize.figures import save_figure
 from kanvolution.visualize.functions import (
     animate_functions,
@@ -24,7 +25,7 @@ from kanvolution.visualize.symbolic import (
     replace_functions,
     symbolic,
 )
-from kanvolution.visualize.training import confusion_figure, curves_figure, draw_run
+from kanvolution.visualize.training import confusion_figure, curves_figure, draw_run, reliability_figure
 
 __all__ = [
     "NAMED_FUNCTIONS",
@@ -49,12 +50,15 @@ __all__ = [
     "layer_inputs",
     "layer_view",
     "layer_views",
+    "mistakes_figure",
     "out_of_range",
     "output_change",
+    "overlays_figure",
     "plot_attribution",
     "plot_functions",
     "plot_importance",
     "plot_kernel",
+    "reliability_figure",
     "replace_functions",
     "save_figure",
     "show_functions",

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from kanvolution.checks import integer_at_least
 from kanvolution.extras import require
 from kanvolution.registry import unknown_name
+from kanvolution.visualize.examples import pixels
 from kanvolution.visualize.figures import new_figure
 from kanvolution.visualize.layers import in_eval
 
@@ -145,8 +146,7 @@ def plot_attribution(
         panel.set_axis_off()
         if i >= len(images):
             continue
-        pixels = images[i] if images.shape[1] in (1, 3) else images[i].mean(0, keepdim=True)
-        panel.imshow(pixels.permute(1, 2, 0).clamp(0, 1).numpy(), cmap="gray", vmin=0, vmax=1)
+        panel.imshow(pixels(images[i]), cmap="gray", vmin=0, vmax=1)
         picture = panel.imshow(shown[i].numpy(), cmap="inferno", vmin=0, vmax=1, alpha=0.55)
         if titles is not None:
             panel.set_title(titles[i], fontsize=8)

@@ -1,4 +1,4 @@
-"""The course of a run and its confusion matrix."""
+"""The course of a run and what came of it: curves, confusion matrix, reliability, and single images."""
 
 from __future__ import annotations
 
@@ -7,13 +7,28 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from kanvolution.visualize.figures import BLUE, ORANGE, new_figure, plain_axes
+import torch
+from torch import nn
+
+from kanvolution.data.info import DataSets
+from kanvolution.models.segmenter import predicted_mask
+from kanvolution.visualize.examples import mistakes_figure, overlays_figure
+from kanvolution.visualize.figures import BLUE, GREY, ORANGE, new_figure, plain_axes
+from kanvolution.visualize.layers import in_eval
 
 _TRAIN, _VAL = BLUE, ORANGE
 
 
-def draw_run(folder: str | Path) -> list[Path]:
-    """Draw `curves.png`, and `confusion.png` where the run has a confusion matrix, into the folder of a finished run.
+def draw_run(folder: str | Path, data: DataSets | None = None, model: nn.Module | None = None) -> list[Path]:
+    """Draw the pictures of a finished run into its folder; what is there already is drawn again.
+
+    `curves.png`; of a classifier `confusion.png` and `reliability.png`, and with its data `mistakes.png`; of a network
+    that segments `segmentation.png`, which takes the data and the network.
+
+    Args:
+        folder: of the run.
+        data: what it was validated on.
+        model: the trained network, in any mode, on any device; it is left as it was.
 
     Returns:
         The pictures made.
@@ -28,15 +43,37 @@ def draw_run(folder: str | Path) -> list[Path]:
         info = json.loads((folder / "config.json").read_text(encoding="utf-8"))["data"]
     except FileNotFoundError as error:
         raise ValueError(f"{str(folder)!r} is not the folder of a finished run: no {error.filename}") from None
+    names, tables = info["class_names"], result["tables"]
     figures = {"curves.png": curves_figure([json.loads(line) for line in lines], title=info["name"])}
-    confusion = result["tables"].get("confusion")
-    if confusion is not None:
-        figures["confusion.png"] = confusion_figure(confusion, info["class_names"])
+    if "confusion" in tables:
+        figures["confusion.png"] = confusion_figure(tables["confusion"], names)
+    if "calibration" in tables:
+        figures["reliability.png"] = reliability_figure(tables["calibration"][1:])
+    if data is not None:
+        rows = tables.get("mistakes", [])[1:]
+        if rows and data.info.targets == "labels":
+            images = [data.info.denormalise(data.val[row[0]][0]) for row in rows]
+            figures["mistakes.png"] = mistakes_figure(images, rows, names)
+        rows = tables.get("images", [])[1:]
+        if rows and model is not None and data.info.targets == "masks":
+            figures["segmentation.png"] = _segmentation(data, model, rows)
     for name, figure in figures.items():
-        figure.savefig(folder / name, dpi=120)
+        figure.savefig(folder / name, dpi=_DPI.get(name, 120))
     return [folder / name for name in figures]
 
 
+def _segmentation(data: DataSets, model: nn.Module, rows: Sequence[Sequence[Any]]) -> Any:
+    samples = [data.val[row[0]] for row in rows]
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    with in_eval(model), torch.no_grad():
+        # One by one: what fits a batch of the validation is not known here.
+        predictions = [predicted_mask(model(image.unsqueeze(0).to(device)))[0].cpu() for image, _ in samples]
+    images = [data.info.denormalise(image) for image, _ in samples]
+    titles = [f"image {number}\nDice {100 * dice:.1f} %" for number, dice in rows]
+    return overlays_figure(images, [mask for _, mask in samples], predictions, data.info.class_names, titles)
+
+
+_DPI = {"mistakes.png": 100, "segmentation.png": 100}
 _SCORES = {"val_top1": ("accuracy", "top-1"), "val_dice": ("Dice", "Dice")}
 
 
@@ -111,6 +148,37 @@ def confusion_figure(confusion: Sequence[Sequence[int]], class_names: Sequence[s
                 if value:
                     color = "white" if shares[i][j] > 55 else "black"
                     axis.text(j, i, str(value), ha="center", va="center", color=color, fontsize=8)
+    return figure
+
+
+def reliability_figure(bins: Sequence[Sequence[Any]]) -> Any:
+    """Accuracy against confidence: bars on the diagonal mean that 80 % sure is right 80 times of 100.
+
+    Args:
+        bins: rows as of `train.metrics.calibration_bins`: from, to, images, mean confidence, accuracy (both None in an
+            empty bin).
+
+    Returns:
+        A `matplotlib.figure.Figure`.
+    """
+    figure = new_figure((4.6, 5.0))
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    full = [row for row in bins if row[2]]
+    total = sum(row[2] for row in full)
+    error = sum(row[2] * abs(row[4] - row[3]) for row in full) / max(1, total)
+    lows, widths = [row[0] for row in bins], [row[1] - row[0] for row in bins]
+    accuracy = [row[4] or 0.0 for row in bins]
+    upper.bar(lows, accuracy, widths, align="edge", color=BLUE, edgecolor="white", label="accuracy")
+    upper.plot([row[3] for row in full], [row[3] for row in full], "o", ms=3.5, color=ORANGE, label="mean confidence")
+    upper.plot([0, 1], [0, 1], color=GREY, linewidth=1, linestyle="--", label="calibrated")
+    upper.set(ylabel="accuracy", ylim=(0, 1.02), title=f"Reliability: calibration error {100 * error:.2f} %")
+    upper.legend(frameon=False, fontsize=8, loc="upper left")
+    lower.bar(lows, [row[2] for row in bins], widths, align="edge", color=GREY, edgecolor="white")
+    lower.set(xlabel="confidence of the predicted class", ylabel="images", xlim=(0, 1))
+    lower.set_yscale("symlog", linthresh=1)
+    lower.set_ylim(bottom=0)
+    for axis in (upper, lower):
+        plain_axes(axis)
     return figure
 
 

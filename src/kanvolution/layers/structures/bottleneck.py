@@ -64,7 +64,7 @@ class Bottleneck(Structure):
         def without_base(in_channels: int, out_channels: int, groups: int) -> Basis:
             basis = make_basis(in_channels, out_channels, groups)
             if basis.num_functions:
-                basis.base = None
+                basis.drop_base()
             return basis
 
         return BottleneckConv(

@@ -17,6 +17,8 @@ from kanvolution.train.tasks.task import Penalties, register_task
 
 OVO_CLASSES = 100
 """One-vs-one areas are measured by default up to this number of classes; their cost grows with its square."""
+MISTAKES = 24
+"""How many of the worst mistakes are listed."""
 
 
 @register_task("classification")
@@ -24,7 +26,7 @@ class Classification(LabelledTask):
     """One class for each image.
 
     Metrics: `loss` (without label smoothing), `top1`, `top5` (from 10 classes on), `macro_auc` (one-vs-rest), `auc_ovo`
-    (one-vs-one), `macro_recall`, `macro_f1`, `calibration_error`; and the table `confusion`. A mean over classes leaves
+    (one-vs-one), `macro_recall`, `macro_f1`, `calibration_error`; and tables, see `tables`. A mean over classes leaves
     out those for which the value is not defined: recall and areas those that do not occur in the validation set, F1
     those that neither occur nor are predicted. What is defined for no class (an area, with fewer than two) is None.
 
@@ -65,7 +67,7 @@ class Classification(LabelledTask):
         }
         mixes = [make(alpha=alpha, num_classes=self.num_classes) for make, alpha in alphas.items() if alpha > 0]
         self._mix = v2.RandomChoice(mixes) if mixes else None
-        self._confusion = torch.zeros(self.num_classes, self.num_classes, dtype=torch.long)
+        self._tables: dict[str, list[list[Any]]] = {}
 
     def transform_batch(self, inputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         if self._mix is None or float(torch.rand(())) >= self.mix_probability:
@@ -83,8 +85,13 @@ class Classification(LabelledTask):
 
     def compute(self) -> dict[str, float | None]:
         scores, labels = torch.cat(self._scores), torch.cat(self._labels)
-        self._confusion = metrics.confusion_matrix(scores.argmax(1), labels, self.num_classes).cpu()
-        counts = metrics.Counts.of_confusion(self._confusion)
+        confusion = metrics.confusion_matrix(scores.argmax(1), labels, self.num_classes).cpu()
+        self._tables = {
+            "confusion": confusion.tolist(),
+            "calibration": [list(_CALIBRATION), *map(list, metrics.calibration_bins(scores, labels))],
+            "mistakes": [list(_MISTAKES), *_worst_mistakes(scores, labels)],
+        }
+        counts = metrics.Counts.of_confusion(confusion)
         areas = metrics.one_vs_rest_auc(scores, labels)
         found: dict[str, float | None] = {"loss": self.mean_loss(), "top1": metrics.top_k_accuracy(scores, labels, 1)}
         if self.num_classes >= 10:
@@ -100,5 +107,23 @@ class Classification(LabelledTask):
         }
 
     def tables(self) -> dict[str, list[list[Any]]]:
-        """`confusion`: one row for each true class, one column for each predicted one, numbers of images."""
-        return {"confusion": self._confusion.tolist()}
+        """Tables of the last validation.
+
+        `confusion`: a row for each true class, a column for each predicted one, numbers of images. `calibration`: a row
+        of names, and one for each bin of confidence (see `metrics.calibration_bins`). `mistakes`: a row of names, and
+        one for each of the wrongly classified images that the network was most confident of: number of the image in the
+        validation set, true class, predicted class, and the probabilities of the predicted and of the true one.
+        """
+        return self._tables
+
+
+_CALIBRATION = ("from", "to", "images", "confidence", "accuracy")
+_MISTAKES = ("image", "true", "predicted", "confidence", "probability of the true class")
+
+
+def _worst_mistakes(scores: Tensor, labels: Tensor) -> list[list[Any]]:
+    confidence, predicted = scores.max(1)
+    wrong = (predicted != labels).nonzero().flatten()
+    worst = wrong[confidence[wrong].argsort(descending=True, stable=True)][:MISTAKES]
+    columns = (worst, labels[worst], predicted[worst], confidence[worst], scores[worst, labels[worst]])
+    return [list(row) for row in zip(*(column.tolist() for column in columns), strict=True)]

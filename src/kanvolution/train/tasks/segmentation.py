@@ -10,10 +10,13 @@ from torch import Tensor
 
 from kanvolution.checks import non_negative
 from kanvolution.data.info import DataInfo
+from kanvolution.models.segmenter import predicted_mask
 from kanvolution.train.metrics import Counts, confusion_matrices, defined_mean, hausdorff95
 from kanvolution.train.tasks.labelled import LabelledTask
 from kanvolution.train.tasks.task import Penalties, register_task
 
+EXAMPLES = 6
+"""How many images are listed, evenly spaced from the worst to the best."""
 _RATIOS = ("dice", "iou", "sensitivity", "specificity", "precision")
 
 
@@ -24,8 +27,8 @@ class Segmentation(LabelledTask):
     The network gives logits [N, C, H, W] (or of any other number of dimensions) for a mask [N, H, W], or one channel
     for two classes. In training it may give a list: the prediction, and side outputs of the same shape.
 
-    Metrics: `loss`, `dice`, `iou`, `sensitivity`, `specificity`, `precision`, `hd95` (in pixels); and the table
-    `classes` with each of them for each class. Each is the mean over classes, without the background, of the mean over
+    Metrics: `loss`, `dice`, `iou`, `sensitivity`, `specificity`, `precision`, `hd95` (in pixels); and tables, see
+    `tables`. Each metric is the mean over classes, without the background, of the mean over
     images. A ratio of 0 / 0 is not defined, and left out of means: Dice of an image that neither has a class nor is
     predicted to, for one. A class that an image does not have, but that is predicted, has Dice 0, and the other way
     round; `hd95` then is the diagonal of the image.
@@ -64,6 +67,7 @@ class Segmentation(LabelledTask):
         self.first = 0 if background else 1
         self.class_names = info.class_names[self.first :]
         self._classes: dict[str, Tensor] = {}
+        self._images: list[list[Any]] = []
 
     def loss(self, output: Any, target: Tensor) -> Tensor:
         if not isinstance(output, (list, tuple)):
@@ -82,7 +86,7 @@ class Segmentation(LabelledTask):
         super().update(output[0] if isinstance(output, (list, tuple)) else output, target)
 
     def measure(self, output: Tensor, target: Tensor) -> None:
-        predicted = (output[:, 0] > 0).long() if output.shape[1] == 1 else output.argmax(1)
+        predicted = predicted_mask(output)
         self._confusions.append(confusion_matrices(predicted, target, self.num_classes).cpu())
         if self.hd95:
             for p, t in zip(predicted.cpu().numpy(), target.cpu().numpy(), strict=True):
@@ -95,12 +99,25 @@ class Segmentation(LabelledTask):
         if self.hd95:
             of_images["hd95"] = torch.tensor(self._distances, dtype=torch.float64)
         self._classes = {name: values.nanmean(0) for name, values in of_images.items()}
+        self._images = _spread(Counts.of_confusion(confusions).dice()[:, self.first :].nanmean(1))
         return {"loss": self.mean_loss(), **{name: defined_mean(values) for name, values in self._classes.items()}}
 
     def tables(self) -> dict[str, list[list[Any]]]:
-        """`classes`: a row of names, and a row of metrics for each class, None where they are not defined."""
+        """Tables of the last validation.
+
+        `classes`: a row of names, and a row of metrics for each class, None where they are not defined. `images`: a row
+        of names, and number in the validation set and Dice of some images, evenly spaced from the worst to the best.
+        """
         rows = [
             [name, *(None if value.isnan() else float(value) for value in values)]
             for name, values in zip(self.class_names, zip(*self._classes.values(), strict=True), strict=True)
         ]
-        return {"classes": [["class", *self._classes], *rows]}
+        return {"classes": [["class", *self._classes], *rows], "images": [["image", "dice"], *self._images]}
+
+
+def _spread(dice: Tensor) -> list[list[Any]]:
+    """[number, Dice] of images from the worst to the best; those without any class are left out."""
+    known = (~dice.isnan()).nonzero().flatten()
+    order = known[dice[known].argsort(stable=True)]
+    places = torch.linspace(0, len(order) - 1, min(EXAMPLES, len(order))).round().long()
+    return [[index, float(dice[index])] for index in order[places].tolist()]

@@ -61,9 +61,6 @@ class Task(ABC):
     lower_is_better: frozenset[str] = frozenset({"loss", "calibration_error", "hd95"})
     """Metrics whose best value is the lowest; of all others it is the highest."""
 
-    lower_is_better: frozenset[str] = frozenset({"loss", "calibration_error", "hd95"})
-    """Metrics whose best value is the lowest; of all others it is the highest."""
-
     def transform_batch(self, inputs: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
         """A training batch as the model and the loss shall see it (MixUp and its like); unchanged by default.
 

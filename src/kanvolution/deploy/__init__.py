@@ -1,0 +1,47 @@
+"""From a trained network to one that is used: adapting, pruning, 8-bit integers, files for other runtimes."""
+
+from kanvolution.deploy.adapt import Adapter, adapt, fingerprint, load_adapted, load_adapter, load_base
+from kanvolution.deploy.adapters import ADAPTERS, AdapterKind, adapter_kind, list_adapters, register_adapter
+from kanvolution.deploy.export import Description, Export, Loaded, export, list_formats, load_exported
+from kanvolution.deploy.prune import ChannelScores, channel_scores, prune_channels, prune_to
+from kanvolution.deploy.quantize import (
+    Quantized,
+    QuantizedNetwork,
+    list_quantize_backends,
+    load_quantized,
+    quantize,
+)
+from kanvolution.deploy.quantize_report import QuantizeReport, compare_quantized
+from kanvolution.deploy.unfused import unfused
+
+__all__ = [
+    "ADAPTERS",
+    "Adapter",
+    "AdapterKind",
+    "ChannelScores",
+    "Description",
+    "Export",
+    "Loaded",
+    "QuantizeReport",
+    "Quantized",
+    "QuantizedNetwork",
+    "adapt",
+    "adapter_kind",
+    "channel_scores",
+    "compare_quantized",
+    "export",
+    "fingerprint",
+    "list_adapters",
+    "list_formats",
+    "list_quantize_backends",
+    "load_adapted",
+    "load_adapter",
+    "load_base",
+    "load_exported",
+    "load_quantized",
+    "prune_channels",
+    "prune_to",
+    "quantize",
+    "register_adapter",
+    "unfused",
+]

@@ -1,0 +1,414 @@
+"""Static int8: convolutions and linear layers compute with 8-bit integers, the functions of a basis stay in float.
+
+Each layer is taken apart into expansion and convolution (`unfused`), and what goes into the convolution, the expanded
+tensor, and its weights are rounded to 8 bits: the weights with a scale for each output channel, the expansion with the
+range seen on calibration images. A basis is cheap and sensitive to rounding; the convolution is neither.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol
+from zipfile import BadZipFile
+
+import torch
+import torch._inductor.config as inductor_config
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+
+from kanvolution.deploy.export import KEY, Description, load_exported, trace
+from kanvolution.deploy.outputs import beside, check_compiler, check_new_file, quiet
+from kanvolution.deploy.unfused import unfused
+from kanvolution.extras import require
+from kanvolution.inference import optimize
+from kanvolution.models.pretrained import make_network, model_config
+from kanvolution.models.weights import load_weights, read_weights, write_weights
+from kanvolution.registry import Registry
+
+_LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
+
+
+class QuantizedNetwork(nn.Module):
+    """A network from a quantised file: images [N, C, *S] to outputs, on the CPU and without gradients.
+
+    Attributes:
+        description: the file's `Description`.
+    """
+
+    def __init__(self, run: Callable[[Tensor], Tensor], description: Description) -> None:
+        super().__init__()
+        self._run = run
+        self.description = description
+
+    def forward(self, x: Tensor) -> Tensor:
+        shape = self.description.input_shape
+        if tuple(x.shape[1:]) != shape[1:]:
+            raise ValueError(
+                f"input of shape {tuple(x.shape)}: this file takes [N, {', '.join(map(str, shape[1:]))}]; bring inputs "
+                "to it, or quantise again with calibration images of that shape"
+            )
+        with torch.no_grad():
+            return self._run(x)
+
+
+class Backend(Protocol):
+    """A way to quantise and to run what was quantised.
+
+    Attributes:
+        suffix: of its files.
+    """
+
+    suffix: str
+
+    def check(self, layers: Sequence[nn.Module]) -> None:
+        """Raises what is missing, and ValueError for layers that it cannot quantise, before work starts."""
+        ...
+
+    def write(self, model: nn.Module, batches: Sequence[Tensor], path: Path, description: Description) -> None:
+        """Quantise the unfused network on the batches and write the file."""
+        ...
+
+    def load(self, path: Path) -> QuantizedNetwork:
+        """The network in the file."""
+        ...
+
+
+BACKENDS: Registry[Backend] = Registry("backend")
+
+
+def list_quantize_backends() -> list[str]:
+    """Names of the backends of `quantize`."""
+    return list(BACKENDS)
+
+
+class Inductor:
+    """torchao's quantisation of exported programs; compiled for this kind of processor when it is loaded."""
+
+    suffix = ".pt2"
+
+    def check(self, layers: Sequence[nn.Module]) -> None:
+        check_compiler("backend 'inductor'")
+        with quiet():
+            require("torchao", "deploy")
+        if any(isinstance(layer, nn.Conv1d | nn.Conv3d) for layer in layers):
+            raise ValueError(
+                "backend 'inductor' quantises 2-dimensional convolutions and linear layers, and this network has "
+                "convolutions in 1 or 3 dimensions; take backend 'onnxruntime'"
+            )
+
+    def write(self, model: nn.Module, batches: Sequence[Tensor], path: Path, description: Description) -> None:
+        with quiet():
+            from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e
+
+        model = _images_last(model)
+        prepared = prepare_pt2e(trace(model, _as_images_last(batches[0])).module(), _quantizer(is_qat=False))
+        with torch.no_grad():
+            for batch in batches:
+                prepared(_as_images_last(batch))
+        _save_converted(prepared, batches[0], path, description)
+
+    def load(self, path: Path) -> QuantizedNetwork:
+        with quiet():
+            require("torchao.quantization.pt2e", "deploy")  # registers the operators of the program
+        check_compiler("a file of backend 'inductor'")
+        found = {KEY: ""}
+        with quiet():
+            module = torch.export.load(path, extra_files=found).module()
+        compiled = torch.compile(module, dynamic=False)
+        seen: set[torch.Size] = set()
+
+        def run(x: Tensor) -> Tensor:
+            if x.shape in seen:
+                return compiled(_as_images_last(x))
+            # The compiler packs weights that it may take for constants.
+            with quiet(), inductor_config.patch(freezing=True):
+                y = compiled(_as_images_last(x))
+            seen.add(x.shape)
+            return y
+
+        return QuantizedNetwork(run, Description.from_json(found[KEY] or None, path))
+
+
+class OnnxRuntime:
+    """ONNX Runtime: 1 to 3 dimensions, any number of images, no compiler."""
+
+    suffix = ".onnx"
+
+    def check(self, layers: Sequence[nn.Module]) -> None:
+        for package in ("onnx", "onnxscript", "onnxruntime"):
+            require(package, "deploy")
+
+    def write(self, model: nn.Module, batches: Sequence[Tensor], path: Path, description: Description) -> None:
+        import onnx
+        from onnxruntime.quantization import (
+            CalibrationDataReader,
+            CalibrationMethod,
+            QuantFormat,
+            QuantType,
+            quantize_static,
+        )
+
+        class Reader(CalibrationDataReader):
+            def __init__(self, name: str) -> None:
+                self.feeds = iter([{name: batch.numpy(force=True)} for batch in batches])
+
+            def get_next(self) -> Any:
+                return next(self.feeds, None)
+
+        full = path.with_name("full.onnx")
+        with quiet():
+            made = torch.onnx.export(trace(model, batches[0]), dynamo=True, verbose=False)
+            assert made is not None
+            made.save(str(full))
+            quantize_static(
+                str(full),
+                str(path),
+                Reader(str(made.model.graph.inputs[0].name)),
+                quant_format=QuantFormat.QDQ,
+                op_types_to_quantize=["Conv", "Gemm", "MatMul"],
+                per_channel=True,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                calibrate_method=CalibrationMethod.MinMax,
+            )
+        stored = onnx.load(path)
+        for node in stored.graph.node:  # where each came from, in many words
+            del node.metadata_props[:]
+        onnx.helper.set_model_props(stored, {KEY: json.dumps(asdict(description))})
+        onnx.save(stored, path)
+
+    def load(self, path: Path) -> QuantizedNetwork:
+        loaded = load_exported(path)
+        return QuantizedNetwork(loaded, loaded.description)
+
+
+class Storage:
+    """8-bit weights on disk, float32 when loaded: a small file, nothing faster. Needs a network of `create_model`."""
+
+    suffix = ".safetensors"
+
+    def check(self, layers: Sequence[nn.Module]) -> None:
+        """Nothing is needed."""
+
+    def write(self, model: nn.Module, batches: Sequence[Tensor], path: Path, description: Description) -> None:
+        if description.model is None:
+            raise ValueError(
+                "backend 'storage' keeps weights, and this network was not made by create_model, so nothing could make "
+                "it again; take another backend"
+            )
+        state: dict[str, Tensor] = {}
+        for name, value in model.state_dict().items():
+            if value.ndim < 2 or not value.is_floating_point():
+                state[name] = value
+                continue
+            scale = value.abs().flatten(1).amax(1).clamp_min(1e-12) / 127
+            state[name] = (value / scale.view(-1, *(1,) * (value.ndim - 1))).round().to(torch.int8)
+            state[f"{name}{_SCALE}"] = scale
+        write_weights(path, state, {KEY: json.dumps(asdict(description))})
+
+    def load(self, path: Path) -> QuantizedNetwork:
+        state, metadata = read_weights(path)
+        description = Description.from_json(metadata.get(KEY), path)
+        assert description.model is not None
+        for name in [name for name in state if name.endswith(_SCALE)]:
+            scale, key = state.pop(name), name.removesuffix(_SCALE)
+            state[key] = state[key].float() * scale.view(-1, *(1,) * (state[key].ndim - 1))
+        network = make_network(description.model)
+        load_weights(network, state, source=repr(str(path)))
+        return QuantizedNetwork(network.eval(), description)
+
+
+_SCALE = "::scale"
+
+BACKENDS.register("inductor")(Inductor())
+BACKENDS.register("onnxruntime")(OnnxRuntime())
+BACKENDS.register("storage")(Storage())
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A file that was written.
+
+    Args:
+        path: of the file.
+        backend: name of its backend.
+        layers: convolutions and linear layers that were quantised.
+    """
+
+    path: Path
+    backend: str
+    layers: int
+
+
+def quantize(
+    model: nn.Module,
+    path: str | Path,
+    batches: Iterable[Tensor],
+    *,
+    backend: str = "inductor",
+    labelled: Iterable[tuple[Tensor, Tensor]] | None = None,
+    lr: float = 1e-4,
+    data: Mapping[str, Any] | None = None,
+) -> Quantized:
+    """Quantise a trained network to int8 and write it to a file.
+
+    Args:
+        model: the network; it is not changed.
+        path: a new file with the suffix of the backend: .pt2 for "inductor", .onnx for "onnxruntime", .safetensors for
+            "storage".
+        batches: calibration images [N, C, *S], normalised as in training; some hundreds are enough.
+        backend: one of `list_quantize_backends`.
+        labelled: batches of images and classes to train on with rounding in the forward pass (quantisation-aware
+            training), one step for each; for "inductor" alone.
+        lr: learning rate of those steps (AdamW).
+        data: what the network was trained on, as `DataInfo.to_dict()`, for the file's description.
+
+    Raises:
+        ValueError: an unknown backend, a path that is there or has another suffix, no calibration images or ones of
+            different shapes, a network without layers that the backend quantises, no compiler.
+        ImportError: a package of the extra `deploy` is missing.
+
+    Example:
+        >>> import tempfile, torch, kanvolution as kv
+        >>> from kanvolution.deploy import load_quantized, quantize
+        >>> model = kv.create_model("simple4", conv="gram", num_classes=10, in_chans=1).eval()
+        >>> file = tempfile.mkdtemp() + "/model.safetensors"
+        >>> quantize(model, file, [torch.randn(8, 1, 28, 28)], backend="storage").layers
+        5
+        >>> load_quantized(file)(torch.randn(2, 1, 28, 28)).shape
+        torch.Size([2, 10])
+    """
+    kind, path = BACKENDS[backend], Path(path).expanduser()
+    check_new_file(path, kind.suffix, f"backend {backend!r}")
+    if labelled is not None and not isinstance(kind, Inductor):
+        raise ValueError(f"labelled batches train with backend 'inductor' alone, not with {backend!r}; leave them out")
+    calibration = _checked(batches)
+    network = unfused(optimize(model))
+    layers = [layer for layer in network.modules() if isinstance(layer, _LAYERS)]
+    if not layers:
+        raise ValueError("the network has no convolution or linear layer that could be quantised")
+    kind.check(layers)
+    with torch.no_grad():
+        shape = tuple(network(calibration[0]).shape)
+    description = Description(f"int8-{backend}", tuple(calibration[0].shape), False, shape, data, model_config(model))
+    with beside(path) as temporary:
+        if labelled is not None:
+            _train_quantized(network, calibration, labelled, lr, temporary, description)
+        elif backend == "storage":
+            kind.write(model, calibration, temporary, description)
+        else:
+            kind.write(network, calibration, temporary, description)
+        temporary.replace(path)
+    return Quantized(path, backend, len(layers))
+
+
+def load_quantized(path: str | Path) -> QuantizedNetwork:
+    """The network in a file of `quantize`, of whatever backend.
+
+    Raises:
+        ValueError: no such file, a file of another program, a description of another version, no compiler.
+        ImportError: a package of the extra `deploy` is missing.
+    """
+    path = Path(path).expanduser()
+    if not path.is_file():
+        raise ValueError(f"there is no file {str(path)!r}; `kanvolution quantize RUN` writes one")
+    kinds = [BACKENDS[name] for name in BACKENDS if BACKENDS[name].suffix == path.suffix]
+    if not kinds:
+        known = ", ".join(BACKENDS[name].suffix for name in BACKENDS)
+        raise ValueError(f"{str(path)!r} must end in one of {known}")
+    try:
+        return kinds[0].load(path)
+    except (RuntimeError, OSError, BadZipFile) as error:  # what torch says of an archive that is none
+        raise ValueError(
+            f"{str(path)!r} is no quantised file, or is damaged: {str(error).partition(chr(10))[0]}"
+        ) from error
+
+
+def _checked(batches: Iterable[Tensor]) -> list[Tensor]:
+    found = list(batches)
+    if not found or not len(found[0]):
+        raise ValueError("there are no calibration images; give some batches of them")
+    for batch in found:
+        if batch.shape[1:] != found[0].shape[1:]:
+            raise ValueError(
+                f"calibration images have shapes {tuple(found[0].shape[1:])} and {tuple(batch.shape[1:])}; they must "
+                "be of one shape"
+            )
+    # Two samples at least, so that the traced program takes any number.
+    first = found[0] if len(found[0]) > 1 else torch.cat([found[0], found[0]])
+    return [first, *found[1:]]
+
+
+def _images_last(model: nn.Module) -> nn.Module:
+    return model.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+
+
+def _as_images_last(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
+
+
+def _quantizer(is_qat: bool) -> Any:
+    from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer
+
+    config = x86_inductor_quantizer.get_default_x86_inductor_quantization_config(is_qat=is_qat)
+    quantizer = x86_inductor_quantizer.X86InductorQuantizer()
+    # By kinds of module: a setting for all would quantise the arithmetic of the bases as well.
+    quantizer.set_module_type_qconfig(nn.Conv2d, config)
+    quantizer.set_module_type_qconfig(nn.Linear, config)
+    return quantizer
+
+
+def _train_quantized(
+    model: nn.Module,
+    batches: Sequence[Tensor],
+    labelled: Iterable[tuple[Tensor, Tensor]],
+    lr: float,
+    path: Path,
+    description: Description,
+) -> None:
+    """Train with rounding in the forward pass, then write as `Inductor.write`."""
+    from torchao.quantization.pt2e.quantize_pt2e import prepare_qat_pt2e
+
+    model = _images_last(model)
+    for layer in model.modules():
+        if isinstance(layer, _LAYERS):
+            for name, parameter in layer.named_parameters(recurse=False):
+                setattr(layer, name, nn.Parameter(parameter.detach().clone()))
+    prepared = prepare_qat_pt2e(trace(model, _as_images_last(batches[0])).module(), _quantizer(is_qat=True))
+    with torch.no_grad():  # ranges first, so that the first steps are not taken with those of nothing
+        for batch in batches:
+            prepared(_as_images_last(batch))
+    optimizer = torch.optim.AdamW([p for p in prepared.parameters() if p.requires_grad], lr=lr, weight_decay=0.0)
+    for images, classes in labelled:
+        loss = nn.functional.cross_entropy(prepared(_as_images_last(images)), classes)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    _save_converted(prepared, batches[0], path, description)
+
+
+def _save_converted(prepared: Any, example: Tensor, path: Path, description: Description) -> None:
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e
+
+    with quiet():
+        converted = convert_pt2e(prepared)
+        _drop_unused(converted)
+        program: ExportedProgram = trace(converted, _as_images_last(example))
+        # An example of the inputs would be stored as well, and where each operator came from.
+        program._example_inputs = None
+        for node in program.graph.nodes:
+            for key in ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "from_node"):
+                node.meta.pop(key, None)
+        torch.export.save(program, path, extra_files={KEY: json.dumps(asdict(description))})
+
+
+def _drop_unused(module: torch.fx.GraphModule) -> None:
+    """Remove the float weights that the graph no longer reads."""
+    used = {str(node.target) for node in module.graph.nodes if node.op == "get_attr"}
+    for name, _ in [*module.named_parameters(), *module.named_buffers()]:
+        if name not in used:
+            owner, _, leaf = name.rpartition(".")
+            delattr(module.get_submodule(owner), leaf)

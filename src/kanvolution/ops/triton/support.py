@@ -1,0 +1,41 @@
+"""What the kernels do: the conditions that a call has to meet. Others are evaluated by ordinary operators."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+
+from kanvolution.ops.evaluation import Call, Planes
+from kanvolution.ops.triton.families import device_family
+from kanvolution.ops.triton.pointwise import DEVICE_POINTWISE
+
+DTYPES = (torch.float32, torch.bfloat16, torch.float16)
+
+OLDEST = (8, 0)
+"""The compute capability of the first GPUs that have all three types."""
+
+CONDITIONS: dict[str, Callable[[Callable[..., Planes], Call], bool]] = {
+    "the family has device functions": lambda values, call: device_family(values) is not None,
+    "input map and base function have device functions": lambda values, call: (
+        call.input_map in DEVICE_POINTWISE and (call.base is None or call.base in DEVICE_POINTWISE)
+    ),
+    "float32, bfloat16 or float16": lambda values, call: (
+        call.dtype in DTYPES and all(t.dtype in DTYPES for t in call.differentiable())
+    ),
+    "no learned combinations": lambda values, call: call.mix is None,
+    "a GPU of compute capability 8.0 or later": lambda values, call: (
+        call.x.device.type != "cuda" or torch.cuda.get_device_capability(call.x.device) >= OLDEST
+    ),
+    "at least one and fewer than 2^31 elements": lambda values, call: 0 < call.x.numel() < 2**31,
+}
+
+
+def unmet(values: Callable[..., Planes], call: Call) -> list[str]:
+    """The names of the conditions that the call does not meet."""
+    return [name for name, holds in CONDITIONS.items() if not holds(values, call)]
+
+
+def supports(values: Callable[..., Planes], call: Call) -> bool:
+    """Whether the kernels evaluate this call."""
+    return not unmet(values, call)

@@ -1,0 +1,263 @@
+"""The Triton kernels against the textbook formulas in float64, differentiated by autograd.
+
+Under TRITON_INTERPRET=1 they run on the CPU; tests/ops/test_triton.py runs this file so. Otherwise they need a GPU.
+"""
+
+import importlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+if not INTERPRETED:
+    pytestmark = pytest.mark.gpu
+DEVICE = "cpu" if INTERPRETED else "cuda"
+
+from kanvolution import ops  # noqa: E402
+from kanvolution.ops import reference  # noqa: E402
+from tests.ops.test_families import FAMILIES, draw  # noqa: E402
+from tests.tolerances import assert_close  # noqa: E402
+
+NAMES = [
+    n for n in FAMILIES if n not in ("spline4_0", "legendre0", "chebyshev0", "gram0", "bernstein1", "jacobi0_1.0_1.0")
+]
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+
+@pytest.fixture(autouse=True)
+def _poisoned_memory_and_small_tiles(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """torch.empty gives NaN, so that what no kernel writes shows; several programs even for tiny tensors."""
+    import kanvolution.ops.triton.expand as expand
+
+    if INTERPRETED:
+        monkeypatch.setattr(expand, "TILE", 64)
+    torch.use_deterministic_algorithms(True)
+    assert torch.empty(3).isnan().all()
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def formula(name: str, x: Tensor, base_input: Tensor | None, tensors: tuple[Tensor, ...], options: Any) -> Tensor:
+    """E by `ops.reference`, [N, C, K, *S]."""
+    op, args, _ = FAMILIES[name]
+    if tensors and tensors[0].ndim == 2:
+        seen = x if base_input is None else base_input
+        rows = zip(x.split(1, 1), seen.split(1, 1), *(t.unbind() for t in tensors), strict=True)
+        return torch.cat([formula(name, x, seen, tuple(row), options) for x, seen, *row in rows], dim=1)
+    mapped = ops.POINTWISE[options.get("input_map", "identity")].value(x)
+    planes = list(getattr(reference, op.name)(mapped, *tensors, *args[len(tensors) :]))
+    if options.get("base"):
+        planes.insert(0, ops.POINTWISE[options["base"]].value(x if base_input is None else base_input))
+    if options.get("keep") is not None:
+        planes = [planes[k] for k in options["keep"]]
+    return torch.stack(planes, dim=2)
+
+
+def check(name: str, x: Tensor, options: Any, base_input: Tensor | None = None, tensors: Any = None) -> Tensor:
+    """Values, and the gradients of everything, of the kernels and of the formula."""
+    op, args, _ = FAMILIES[name]
+    dtype = x.dtype
+    tensors = tuple(a for a in args if isinstance(a, Tensor)) if tensors is None else tensors
+    given = [x, *([] if base_input is None else [base_input]), *(t.float() for t in tensors)]
+    own = [t.to(DEVICE).detach().requires_grad_() for t in given]
+    exact = [t.detach().double().requires_grad_() for t in given]
+
+    def split(values: list[Tensor]) -> tuple[Tensor, Tensor | None, tuple[Tensor, ...]]:
+        x, *rest = values
+        seen = None if base_input is None else rest.pop(0)
+        return x, seen, tuple(rest)
+
+    x_, seen, learned = split(own)
+    y = op(x_, *learned, *args[len(learned) :], base_input=seen, backend="triton", **options)
+    expected = formula(name, *split(exact), options) + 0 * sum(t.sum() for t in exact)  # steps have no gradient
+    assert y.dtype == dtype
+    assert_close(y.cpu(), expected)
+    grad = torch.randn_like(expected).to(dtype)
+    found = torch.autograd.grad(y, own, grad.to(DEVICE))
+    for f, w in zip(found, torch.autograd.grad(expected, exact, grad.double()), strict=True):
+        assert_close(f.cpu(), w, {torch.float32: 1e-4}.get(dtype))
+    assert found[0].stride() == torch.empty_like(own[0]).stride()
+    return y
+
+
+def sample(name: str, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    low, high = FAMILIES[name][2]
+    return draw(*shape, low=low, high=high).to(dtype)
+
+
+STEPS = ("spline1_0", "spline1_1", "spline5_1")  # rounded inputs lie on their knots, where a step has two values
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_family(name: str) -> None:
+    check(name, sample(name, 2, 3, 5, 7), {})
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n not in STEPS])
+def test_every_family_in_16_bits_and_channels_last(name: str) -> None:
+    for dtype in (torch.bfloat16, torch.float16)[: 1 if INTERPRETED and name != "gram2" else 2]:
+        check(name, sample(name, 1, 3, 5, 7, dtype=dtype).contiguous(memory_format=torch.channels_last), {})
+
+
+@pytest.mark.parametrize("base", [None, *ops.POINTWISE])
+@pytest.mark.parametrize("input_map", list(ops.POINTWISE))
+def test_every_input_map_and_base_function(input_map: str, base: str | None) -> None:
+    x = draw(3, 2, 5, low=-3, high=3).float()
+    check("fourier4", x, {"input_map": input_map, "base": base})
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered")  # the interpreter's; exp(90) is infinite in float32
+def test_near_and_far_inputs_of_the_maps() -> None:
+    """Small inputs keep their relative precision, and huge ones stay finite, in values and slopes."""
+    x = torch.tensor([[0.0, 1e-6, -1e-3, 0.199, 0.201, 5.0, -90.0, 1e4, -1e30]]).to(DEVICE).requires_grad_()
+    for name in ops.POINTWISE:
+        y = ops.no_functions(x, base=name, backend="triton")
+        expected = ops.no_functions(x, base=name, backend="eager")
+        assert torch.allclose(y, expected, rtol=1e-6, atol=0 if name == "tanh" else 1e-6)
+        for a, e in zip(*(torch.autograd.grad(v.sum(), x) for v in (y, expected)), strict=True):
+            assert torch.allclose(a, e, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["gram6", "spline5_3", "wavelet_morlet", "legendre7"])
+@pytest.mark.parametrize("layout", ["linear", "1d", "3d", "channels_last_3d", "sliced", "transposed"])
+def test_layouts(name: str, layout: str) -> None:
+    x = sample(name, 3, 2, 4, 3, 5)
+    x = {
+        "linear": lambda: x[:, :, 0, 0, 0],
+        "1d": lambda: x[:, :, 0, 0],
+        "3d": lambda: x,
+        "channels_last_3d": lambda: x.contiguous(memory_format=torch.channels_last_3d),
+        "sliced": lambda: x[:, :, 0, :, ::2],
+        "transposed": lambda: x[:, :, 0].transpose(0, 3),
+    }[layout]()
+    check(name, x, {"input_map": "tanh", "base": "silu"})
+
+
+@pytest.mark.parametrize("name", ["gram6", "rbf", "chebyshev7"])
+@pytest.mark.parametrize("keep", [None, (0, 2), (1, 3), (2,)], ids=str)
+def test_kept_functions_and_a_base_input_of_its_own(name: str, keep: tuple[int, ...] | None) -> None:
+    x = sample(name, 2, 3, 5, 3)
+    check(name, x, {"base": "gelu", "keep": keep}, base_input=torch.randn(2, 3, 5, 3))
+
+
+@pytest.mark.parametrize("name", ["rbf", "relu_bumps", "wavelet_mexican_hat"])
+def test_learned_tensors_of_each_channel(name: str) -> None:
+    """In many tiles: their gradients are sums over all of them."""
+    rows = tuple(torch.stack([a * f for f in (1.0, 1.1, 1.2)]) for a in FAMILIES[name][1] if isinstance(a, Tensor))
+    for form in (torch.contiguous_format, torch.channels_last):
+        check(name, sample(name, 2, 3, 13, 11).contiguous(memory_format=form), {"base": "silu"}, tensors=rows)
+
+
+def test_gradients_that_are_not_wanted() -> None:
+    x = sample("rbf", 2, 3, 5).to(DEVICE)
+    centers = torch.linspace(-1, 1, 4, device=DEVICE)
+    for x_wanted in (True, False):
+        tensors = [x.clone().requires_grad_(x_wanted), centers.clone().requires_grad_(not x_wanted)]
+        wanted = [t for t in tensors if t.requires_grad]
+        found = [ops.rbf(*tensors, 0.5, base="silu", backend=b).square().sum() for b in ("triton", "eager")]
+        pairs = zip(*(torch.autograd.grad(f, wanted) for f in found), strict=True)
+        for actual, expected in pairs:
+            assert_close(actual, expected, 1e-5)
+
+
+def test_results_repeat_bit_by_bit() -> None:
+    x = sample("gram6", 4, 3, 9, 9).to(DEVICE)
+    beta = torch.linspace(0.1, 0.4, 5, device=DEVICE).requires_grad_()
+    first, second = (torch.autograd.grad(ops.gram(x, beta, backend="triton").square().sum(), beta)[0] for _ in range(2))
+    assert torch.equal(first, second)
+
+
+# name: (convolution, shape of x, outputs, kernel)
+CONVOLUTIONS: dict[str, tuple[ops.Convolution, tuple[int, ...], int, tuple[int, ...]]] = {
+    "plain": (ops.Convolution((1, 1), (1, 1), (1, 1)), (2, 3, 7, 9), 20, (3, 3)),
+    "groups_stride_dilation": (ops.Convolution((1, 2), (1, 0), (1, 2), groups=2), (2, 4, 7, 9), 6, (3, 2)),
+    "strides": (ops.Convolution((2, 3), (3, 2), (2, 1)), (1, 3, 11, 8), 5, (3, 5)),
+    "same": (ops.Convolution((1, 1), (0, 1), (1, 1), extra=(1, 0)), (2, 3, 5, 6), 4, (2, 3)),
+    "pointwise_wide": (ops.Convolution((1, 1), (0, 0), (1, 1)), (2, 37, 3, 5), 70, (1, 1)),
+}
+
+
+@pytest.fixture
+def implicit(monkeypatch: pytest.MonkeyPatch) -> None:
+    from kanvolution.ops.triton import implicit_gemm
+
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    for name in implicit_gemm.THRESHOLDS:
+        monkeypatch.setitem(implicit_gemm.THRESHOLDS, name, implicit_gemm.Threshold(10**6, 0))
+    if INTERPRETED:
+        monkeypatch.setattr(implicit_gemm, "ROWS", 32)
+        monkeypatch.setattr(implicit_gemm, "PARTS", 3)
+
+
+def check_convolution(name: str, form: str, dtype: torch.dtype, options: Any, **layout: Any) -> None:
+    """Output and all gradients of the implicit product beside those of the formula and PyTorch's convolution."""
+    op, args, _ = FAMILIES[name]
+    convolution, shape, outputs, kernel = CONVOLUTIONS[form]
+    learned = tuple(a.float() for a in args if isinstance(a, Tensor))
+    size = len(options["keep"]) if options.get("keep") else op.size(*args) + bool(options.get("base"))
+    weight = torch.randn(outputs, shape[1] // convolution.groups * size, *kernel).to(dtype)
+    given = [sample(name, *shape, dtype=dtype), torch.randn(shape).to(dtype), weight, torch.randn(outputs).to(dtype)]
+    given = [t.contiguous(**layout) if t.shape == shape else t for t in given] + list(learned)
+    own = [t.to(DEVICE).detach().requires_grad_() for t in given]
+    exact = [t.detach().double().requires_grad_() for t in given]
+
+    x, seen, weight, bias, *rest = own
+    into = ops.Contraction(convolution, weight, bias)
+    scalars = args[len(learned) :]
+    y = op(x, *rest, *scalars, base_input=seen, into=into, backend="triton", **options)
+    x, seen, weight, bias, *rest = exact
+    expected = convolution(formula(name, x, seen, tuple(rest), options).flatten(1, 2), weight, bias)
+    limit = {torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 6e-3}[dtype]
+    assert_close(y.cpu(), expected, limit)
+    assert y.is_contiguous(**layout)
+    grad = torch.randn_like(expected).to(dtype)
+    used = [i for i in range(len(own)) if i != 1 or options.get("base")]
+    found = torch.autograd.grad(y, [own[i] for i in used], grad.to(DEVICE))
+    for f, w in zip(found, torch.autograd.grad(expected, [exact[i] for i in used], grad.double()), strict=True):
+        assert_close(f.cpu(), w, limit)
+    assert found[0].is_contiguous(**layout)
+
+
+@pytest.mark.parametrize("form", list(CONVOLUTIONS))
+@pytest.mark.parametrize("name", ["gram2", "spline5_3"])
+def test_implicit_product_of_every_convolution(name: str, form: str, implicit: None) -> None:
+    check_convolution(name, form, torch.float32, {"base": "silu", "input_map": "tanh"})
+
+
+@pytest.mark.parametrize("name", [n for n in NAMES if n.endswith(("2", "5_3", "rbf", "bumps", "t", "r4", "hat"))])
+def test_implicit_product_of_every_family(name: str, implicit: None) -> None:
+    check_convolution(name, "groups_stride_dilation", torch.float32, {"base": "gelu"})
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_implicit_product_in_every_type_and_layout(dtype: torch.dtype, layout: Any, implicit: None) -> None:
+    options = {"base": "silu", "keep": (0, 2, 3)}
+    check_convolution("legendre7", "groups_stride_dilation", dtype, options, memory_format=layout)
+
+
+def test_implicit_product_is_what_runs(implicit: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No expansion is made anywhere, forward or backward."""
+    from kanvolution.ops import triton as kernels
+
+    monkeypatch.setattr(kernels, "evaluate", None)
+    monkeypatch.setattr(kernels, "evaluate_gradients", None)
+    check_convolution("gram2", "plain", torch.float32, {"base": "silu"})
+
+
+def test_the_benchmark_compares_before_it_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    from kanvolution import benchmark
+
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
+    program = importlib.import_module("kernels")
+    arguments = (benchmark.Shape(2, 3, 4, 2), "float32", torch.channels_last, 1, torch.device(DEVICE))
+    results = program.measure("rbf", *arguments)
+    assert [r["contestant"] for r in results] == ["roof", "eager", "expand", "implicit"]
+    assert all(r["correct"] and r["step"]["median"] > 0 for r in results)
+    monkeypatch.setitem(program.TOLERANCES, "float32", 0.0)
+    assert not any("step" in r for r in program.measure("rbf", *arguments)[1:])
