@@ -16,6 +16,7 @@ from kanvolution.cli import (
     models,
     predict,
     quantize,
+    report,
     show,
     train,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "predict",
     "quantize",
     "register_command",
+    "report",
     "show",
     "train",
 ]
