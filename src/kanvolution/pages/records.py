@@ -26,7 +26,7 @@ class Records:
         epochs: the lines of `metrics.jsonl`.
         result: of `result.json`.
         environment: of `environment.json`.
-        config: the text of `config.yaml`.
+        config: of `config.yaml`.
         model, data: of `config.json`.
     """
 
@@ -34,7 +34,7 @@ class Records:
     epochs: list[dict[str, Any]]
     result: dict[str, Any] | None
     environment: dict[str, Any]
-    config: str
+    config: dict[str, Any]
     model: Mapping[str, Any] = field(default_factory=dict)
     data: Mapping[str, Any] = field(default_factory=dict)
 
@@ -68,7 +68,7 @@ def read_records(folder: str | Path) -> Records:
         [_parsed(line, folder / "metrics.jsonl") for line in lines if line.strip()],
         _json(folder / "result.json"),
         _json(folder / "environment.json") or {},
-        _text(folder / "config.yaml"),
+        _yaml(folder / "config.yaml"),
         saved.model or {},
         saved.data or {},
     )
@@ -81,7 +81,7 @@ def run_names(folders: Sequence[Path]) -> list[str]:
         names = ["/".join(p[-length:]) for p in parts]
         if len(set(names)) == len(names):
             return names
-    return [f"{name} ({number})" for number, name in enumerate(names, start=1)]
+    return [f"{folder.name} ({number})" for number, folder in enumerate(folders, start=1)]
 
 
 @dataclass(frozen=True)
@@ -115,8 +115,7 @@ def summary_rows(runs: Sequence[Records]) -> list[Row]:
 
 def config_rows(runs: Sequence[Records]) -> list[Row]:
     """The keys of the configurations, flat."""
-    load = require("yaml", "train").safe_load
-    flat = [_flat(load(run.config) or {}) if run.config else _flat({"model": run.model}) for run in runs]
+    flat = [_flat(run.config or {"model": run.model}) for run in runs]
     return [Row(key, tuple(values.get(key, _ABSENT) for values in flat)) for key in _keys(flat)]
 
 
@@ -180,11 +179,22 @@ def _json(path: Path) -> dict[str, Any] | None:
     return _parsed(path.read_text(encoding="utf-8"), path) if path.is_file() else None
 
 
+def _yaml(path: Path) -> dict[str, Any]:
+    yaml = require("yaml", "train")
+    try:
+        return _dictionary(yaml.safe_load(_text(path)) or {})
+    except (yaml.YAMLError, TypeError) as error:
+        raise ValueError(f"{str(path)!r} is damaged: {error}") from error
+
+
 def _parsed(text: str, path: Path) -> dict[str, Any]:
     try:
-        values = json.loads(text)
-        if not isinstance(values, dict):
-            raise TypeError("it is no dictionary")
+        return _dictionary(json.loads(text))
     except (ValueError, TypeError) as error:
         raise ValueError(f"{str(path)!r} is damaged: {error}") from error
+
+
+def _dictionary(values: Any) -> dict[str, Any]:
+    if not isinstance(values, dict):
+        raise TypeError("it is no dictionary")
     return values

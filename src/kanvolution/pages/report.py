@@ -254,13 +254,14 @@ def _looks(run: ReportedRun) -> tuple[list[tuple[Shown, Shown]], str]:
     """Images and where the network looks in them; or why there are none."""
     if run.images is None:
         return [], "The report was made without data."
-    samples = [run.images[index] for index in _varied(run)]
+    numbers = _varied(run)
+    samples = [run.images[number] for number in numbers]
     images = torch.stack([image for image, _ in samples])
     try:
         heat = grad_cam(run.model, images)
     except ValueError as error:
         return [], f"Grad-CAM cannot be computed: {error}."
-    texts = _texts(run, images, [target for _, target in samples])
+    texts = _texts(run, images, numbers, [target for _, target in samples])
     looks = []
     for image, place, (title, text) in zip(run.info.denormalise(images), heat, texts, strict=True):
         looks.append((Shown(picture(pixels(image)), title, text), Shown(picture(heat_over(image, place)), "")))
@@ -282,9 +283,9 @@ def _varied(run: ReportedRun) -> list[int]:
     return [*(first[label] for label in sorted(first)), *rest][:_LOOKED_AT]
 
 
-def _texts(run: ReportedRun, images: Tensor, targets: Sequence[Any]) -> list[tuple[str, str]]:
+def _texts(run: ReportedRun, images: Tensor, numbers: Sequence[int], targets: Sequence[Any]) -> list[tuple[str, str]]:
     if run.info.targets != "labels":
-        return [(f"image {number}", "") for number in range(1, len(images) + 1)]
+        return [(f"image {number}", "") for number in numbers]
     with in_eval(run.model), torch.no_grad():
         found = run.model(images.to(_device(run.model))).float().softmax(1).cpu().max(1)
     names = run.info.class_names

@@ -149,7 +149,7 @@ def function_panel(
 
 def confusion_chart(confusion: Sequence[Sequence[int]], names: Sequence[str], title: str) -> str:
     """A confusion matrix: shares of each true class as shades, numbers of images as text."""
-    cell, shorts = 27, [name if len(name) <= 12 else name[:11] + "…" for name in names]
+    cell, shorts = 29, [name if len(name) <= 12 else name[:11] + "…" for name in names]
     margin = 28 + 6.2 * max(map(len, shorts))
     size = margin + cell * len(names) + 4
     centre = margin + cell * len(names) / 2
