@@ -242,7 +242,8 @@ def test_the_best_weights_are_kept_beside_the_last(tmp_path, metric: str, best: 
 
         def compute(self) -> dict[str, float | None]:
             self.calls += 1
-            return dict(zip(("loss", "score"), self.values[self.calls - 1], strict=True))
+            # The first call asks for the names, before the training.
+            return dict(zip(("loss", "score"), self.values[max(self.calls - 2, 0)], strict=True))
 
     model, data = toy_model(), toy_data()
     trainer = TrainerConfig(epochs=4, batch_size=16, keep_best=metric)
@@ -254,6 +255,7 @@ def test_the_best_weights_are_kept_beside_the_last(tmp_path, metric: str, best: 
     trainer.keep_best = "scor"
     with pytest.raises(ValueError, match=r"unknown metric trainer.keep_best 'scor'. Did you mean 'score'"):
         fit(model, data, task=Scripted(data.info), output_dir=tmp_path / "other", **options)
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_full_disk_keeps_the_state_before(tmp_path, monkeypatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -227,6 +228,13 @@ def _one_line(error: BaseException) -> str:
         error = error.__cause__
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     full_key = next((line.partition(":")[2].strip() for line in lines if line.startswith("full_key:")), "")
+    recipe = re.match(r"In 'experiment/(\w+)': ConfigKeyError", lines[0])
+    if recipe and full_key:
+        group = full_key.partition(".")[0]
+        return (
+            f"experiment={recipe[1]} sets {full_key}, which the chosen {group} does not have; leave out {group}=..., "
+            "or leave out the experiment and give its other keys"
+        )
     return f"{full_key}: {lines[0]}" if full_key else " ".join(lines)
 
 

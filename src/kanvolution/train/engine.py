@@ -143,6 +143,8 @@ def fit(
         **({} if form is None else {"form": form.settings()}),
     }
     task = task if isinstance(task, Task) else create_task(task, data.info)
+    if trainer.keep_best is not None:
+        _check_metric(trainer.keep_best, model, task, data)
     create_schedule(schedule, trainer.epochs, trainer.epochs)
     tracker = tracker if isinstance(tracker, Tracker) else create_tracker(tracker)
     progress = default_progress() if progress is None else progress
@@ -194,6 +196,22 @@ def _chosen(kind: str, choice: Any) -> Any:
         name, options = named_options(kind, choice)
         return {"name": name, **options}
     return type(choice).__qualname__
+
+
+def _check_metric(name: str, model: nn.Module, task: Task, data: DataSets) -> None:
+    """Raises ValueError unless the task measures `name`: it is asked about two images, before any work."""
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    was_training = model.training
+    try:
+        with torch.random.fork_rng(), torch.no_grad():
+            inputs, target = next(iter(DataLoader(data.val, 2)))
+            task.reset(device)
+            task.update(model.eval()(inputs.to(device)), target.to(device))
+            metrics = task.compute()
+    finally:
+        model.train(was_training)
+    if name not in metrics:
+        raise ValueError(unknown_name("metric trainer.keep_best", name, metrics))
 
 
 @contextlib.contextmanager
@@ -482,8 +500,6 @@ class _Loop:
         name = self.trainer.keep_best
         if name is None:
             return False
-        if name not in metrics:
-            raise ValueError(unknown_name("metric trainer.keep_best", name, metrics))
         value, best = metrics[name], self.position.best
         if value is None or not math.isfinite(value):
             return False
