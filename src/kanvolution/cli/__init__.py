@@ -17,6 +17,7 @@ from kanvolution.cli import (
     predict,
     prune,
     quantize,
+    report,
     show,
     train,
 )
@@ -43,6 +44,7 @@ __all__ = [
     "prune",
     "quantize",
     "register_command",
+    "report",
     "show",
     "train",
 ]
