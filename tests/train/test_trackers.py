@@ -142,9 +142,10 @@ def test_tensorboard_has_the_metrics_the_config_and_the_pictures(tmp_path) -> No
 
 @pytest.mark.filterwarnings("default")  # of packages that we do not write
 def test_wandb_offline_needs_no_account(tmp_path, monkeypatch) -> None:
-    pytest.importorskip("wandb")
+    wandb = pytest.importorskip("wandb")
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     records = train(tmp_path / "run", {"name": "wandb", "mode": "offline", "project": "tests"})
+    wandb.teardown()  # ends its process, which may still be writing
     (offline,) = (tmp_path / "run" / "wandb").glob("offline-run-*")
     (log,) = offline.glob("*.wandb")
     content = log.read_bytes()
