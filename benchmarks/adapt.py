@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import statistics
 import subprocess
 import sys
@@ -97,12 +98,14 @@ def one_run(run: str, data: Path, kind: str, keys: list[str], seed: int) -> dict
         places = [f"data.path={data}", f"output_dir={out}"]
         subprocess.run([*cli(), "finetune", run, *keys, *places], check=True, env=one_thread())
         result = json.loads((out / "result.json").read_text())
+        rate = float(re.search(r"^optim:.*?^  lr: (\S+)$", (out / "config.yaml").read_text(), re.M | re.S)[1])
         weights = out / "adapter" / "adapter.safetensors"
         size = weights.stat().st_size if weights.exists() else (out / "model.safetensors").stat().st_size
     return {
         "kind": kind,
         "seed": seed,
         "command": " ".join(["kanvolution finetune RUN", *keys, f"data.path={data.name}"]),
+        "lr": rate,
         "trained": result["parameters"],
         "bytes": size,
         "top1": result["metrics"]["top1"],

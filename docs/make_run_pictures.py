@@ -2,15 +2,20 @@
 
 python docs/make_run_pictures.py [--nuclei PATH] [--output FOLDER]
 
-PATH holds images/ and masks/ of the 2018 Data Science Bowl, for the picture of a segmentation.
+PATH holds images/ and masks/ of the 2018 Data Science Bowl, for the picture of a segmentation. Pictures of pages need
+playwright and Chromium, and are left out without.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import importlib.util
+import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -28,25 +33,79 @@ SEGMENTER = (
         "trainer.batch_size=16",
     ),
 )
-PICTURES = ("curves", "confusion", "reliability", "mistakes", "segmentation")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
 
 
 def main(folder: Path = FOLDER, nuclei: str | None = None) -> None:
     """Train, and keep the pictures."""
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as runs:
-        _train(CLASSIFIER, Path(runs) / "digits", folder)
+    with tempfile.TemporaryDirectory() as temporary:
+        runs = Path(temporary)
+        train(CLASSIFIER, runs / "gram")
+        keep(runs / "gram", folder, ("curves", "confusion", "reliability", "mistakes"))
         if nuclei is not None:
-            _train([*SEGMENTER, f"data.path={nuclei}"], Path(runs) / "nuclei", folder, only="segmentation")
+            train([*SEGMENTER, f"data.path={nuclei}"], runs / "nuclei")
+            keep(runs / "nuclei", folder, ("segmentation",))
+        chromium = shutil.which("chromium") or shutil.which("google-chrome")
+        if chromium is None or importlib.util.find_spec("playwright") is None:
+            print("no playwright or no Chromium: no pictures of pages")
+            return
+        train([*CLASSIFIER, "conv=spline"], runs / "spline")
+        command("report", str(runs / "gram"), str(runs / "spline"), "--output", str(runs / "report.html"))
+        with pages(chromium) as browser:
+            photograph_report(browser, (runs / "report.html").as_uri(), folder)
 
 
-def _train(overrides: Sequence[str], run: Path, folder: Path, only: str | None = None) -> None:
-    if kanvolution(["train", *overrides, f"output_dir={run}", "tracker=none", "trainer.cpu=true"]):
+def train(overrides: Sequence[str], run: Path) -> None:
+    """Train into a folder."""
+    command("train", *overrides, f"output_dir={run}", "tracker=none", "trainer.cpu=true")
+
+
+def command(*words: str) -> None:
+    """Run a command of Kanvolution."""
+    if kanvolution(words):
         raise SystemExit(1)
-    for name in PICTURES:
-        if (run / f"{name}.png").is_file() and only in (None, name):
-            with Image.open(run / f"{name}.png") as picture:
-                picture.convert("RGB").quantize(128).save(folder / f"{name}.png", optimize=True)
+
+
+def keep(run: Path, folder: Path, names: Sequence[str]) -> None:
+    """Copy pictures of a run."""
+    for name in names:
+        save(run / f"{name}.png", folder / f"{name}.png")
+
+
+def save(source: Path, target: Path) -> None:
+    """Save a picture small: few colours are enough."""
+    with Image.open(source) as picture:
+        picture.convert("RGB").quantize(128).save(target, optimize=True)
+
+
+@contextlib.contextmanager
+def pages(chromium: str) -> Iterator[Any]:
+    """A browser without a window."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+def photograph_report(browser: Any, address: str, folder: Path) -> None:
+    """The top of a report, and the functions of a layer in the dark."""
+    page = browser.new_page(viewport={"width": 1060, "height": 1500})
+    page.goto(address)
+    photograph(page, folder / "report.png")
+    page = browser.new_page(viewport={"width": 1060, "height": 900}, color_scheme="dark")
+    page.goto(address)
+    page.select_option("#layer", label="stages.1.conv")
+    photograph(page.locator("#functions"), folder / "report_functions.png")
+
+
+def photograph(what: Any, target: Path) -> None:
+    """A picture of a page or a part of it."""
+    with tempfile.TemporaryDirectory() as temporary:
+        what.screenshot(path=f"{temporary}/page.png")
+        save(Path(temporary) / "page.png", target)
 
 
 if __name__ == "__main__":

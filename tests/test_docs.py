@@ -296,6 +296,7 @@ def readable(value) -> str:
 def test_pictures_are_small_and_can_be_drawn(tmp_path):
     stored = sorted((DOCS / "bases" / "pictures").iterdir())
     assert all(path.stat().st_size < 40_000 for path in stored)
+    assert all(path.stat().st_size < 150_000 for path in (DOCS / "pictures").iterdir())
     assert [path.stem for path in stored] == sorted([*SHIPPED, "mother_wavelets"])
     pytest.importorskip("matplotlib")
     program = runpy.run_path(str(DOCS / "make_pictures.py"))

@@ -100,6 +100,15 @@ def test_a_killed_run_goes_on_to_the_same_bits(base, tmp_path, kind: str, step: 
         assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
 
 
+@pytest.mark.parametrize("kind", ["lora", "functions"])
+def test_options_of_the_trainer_go_with_adapters(base, tmp_path, kind: str) -> None:
+    few = ["trainer.channels_last=true", "trainer.mixed_precision=bf16", "trainer.grad_checkpointing=true"]
+    few += ["optim=muon", "task.penalties.weight_l2=1e-4", *(["adapter.rank=2"] if kind == "lora" else [])]
+    folder = finetuned(base, tmp_path / "run", f"adapter={kind}", *few)
+    x = torch.randn(2, 1, 8, 8)
+    assert torch.equal(kv.from_pretrained(folder)(x), load_adapted(folder / "adapter")(x))
+
+
 def test_the_best_epoch_is_kept_as_a_merged_network_too(base, tmp_path) -> None:
     folder = finetuned(base, tmp_path / "run", "adapter=lora", "adapter.rank=1", "trainer.keep_best=top1")
     x = torch.randn(2, 1, 8, 8)

@@ -35,7 +35,9 @@ def test_a_wrapped_layer_is_the_formula_with_deltas(ndim, groups, extra_degrees,
         return sum(CONVOLUTIONS[ndim](v, w, padding=1, groups=groups) for v, w in pairs)
 
     old = layer.conv.weight.detach().unflatten(1, (-1, 5)).unbind(2)
-    y = convolve([F.silu(x), *grams[:4]], list(old)) + convolve(functions, list(delta.unbind(2)))
+    y = convolve([F.silu(x), *grams[:4]], list(old)) + convolve(
+        functions, list(delta.unflatten(1, (-1, len(functions))).unbind(2))
+    )
     block = wrapped.adapted
     assert_close(wrapped(x), block.act(block.norm(y)))
     fused = wrapped.fuse_layer()

@@ -15,7 +15,9 @@ from kanvolution.cli import (
     info,
     models,
     predict,
+    prune,
     quantize,
+    report,
     show,
     train,
 )
@@ -39,8 +41,10 @@ __all__ = [
     "main",
     "models",
     "predict",
+    "prune",
     "quantize",
     "register_command",
+    "report",
     "show",
     "train",
 ]

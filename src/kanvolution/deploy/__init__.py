@@ -1,8 +1,9 @@
-"""From a trained network to one that is used: adapting it to other data, 8-bit integers, files for other runtimes."""
+"""From a trained network to one that is used: adapting, pruning, 8-bit integers, files for other runtimes."""
 
 from kanvolution.deploy.adapt import Adapter, adapt, fingerprint, load_adapted, load_adapter, load_base
 from kanvolution.deploy.adapters import ADAPTERS, AdapterKind, adapter_kind, list_adapters, register_adapter
 from kanvolution.deploy.export import Description, Export, Loaded, export, list_formats, load_exported
+from kanvolution.deploy.prune import ChannelScores, channel_scores, prune_channels, prune_to
 from kanvolution.deploy.quantize import (
     Quantized,
     QuantizedNetwork,
@@ -17,6 +18,7 @@ __all__ = [
     "ADAPTERS",
     "Adapter",
     "AdapterKind",
+    "ChannelScores",
     "Description",
     "Export",
     "Loaded",
@@ -25,6 +27,7 @@ __all__ = [
     "QuantizedNetwork",
     "adapt",
     "adapter_kind",
+    "channel_scores",
     "compare_quantized",
     "export",
     "fingerprint",
@@ -36,6 +39,8 @@ __all__ = [
     "load_base",
     "load_exported",
     "load_quantized",
+    "prune_channels",
+    "prune_to",
     "quantize",
     "register_adapter",
     "unfused",

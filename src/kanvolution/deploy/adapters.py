@@ -31,7 +31,7 @@ class AdapterKind(ABC):
     """
 
     name: ClassVar[str]
-    learning_rate: ClassVar[float] = 1e-3
+    learning_rate: ClassVar[float] = 5e-3
     whole: bool = False
     norms: bool = False
     head: bool = True
@@ -103,7 +103,7 @@ def adapter_kind(kind: str | Mapping[str, Any] | AdapterKind, **options: Any) ->
 class Full(AdapterKind):
     """All parameters are trained: ordinary fine-tuning, to compare with."""
 
-    learning_rate = 5e-4
+    learning_rate = 2e-3
     whole = norms = bases = True
 
 
@@ -116,7 +116,6 @@ class Head(AdapterKind):
         norms: train the norms too, with their running statistics.
     """
 
-    learning_rate = 2e-3
     norms: bool = False
 
 
@@ -166,7 +165,6 @@ class Functions(Deltas):
     """
 
     functions: Sequence[int] = (-1,)
-    learning_rate = 1e-3
 
     def __post_init__(self) -> None:
         if isinstance(self.functions, str) or not len(self.functions):
@@ -200,7 +198,6 @@ class NewFunctions(Deltas):
     count: int = 1
     basis: str | None = None
     basis_options: Mapping[str, Any] | None = None
-    learning_rate = 1e-3
 
     def __post_init__(self) -> None:
         integer_at_least("adapter.count", self.count, 1)
@@ -240,7 +237,6 @@ class LoRA(Deltas):
 
     rank: int = 8
     alpha: float = 8.0
-    learning_rate = 2e-3
 
     def __post_init__(self) -> None:
         integer_at_least("adapter.rank", self.rank, 1)

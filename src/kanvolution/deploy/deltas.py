@@ -20,7 +20,7 @@ class FunctionsDelta(nn.Module):
         functions: F of the numbers 0 ... K - 1.
 
     Shape:
-        W [O, C / groups * K, *kernel]; the parameter `delta` [O, C / groups, F, *kernel].
+        W [O, C / groups * K, *kernel]; the parameter `delta` [O, C / groups * F, *kernel].
     """
 
     index: Tensor
@@ -28,13 +28,14 @@ class FunctionsDelta(nn.Module):
     def __init__(self, layer: KANLayer, functions: Sequence[int]) -> None:
         super().__init__()
         weight, self.size = layer.weight, layer.basis.size
-        shape = (weight.shape[0], weight.shape[1] // self.size, len(functions), *weight.shape[2:])
+        shape = (weight.shape[0], weight.shape[1] // self.size * len(functions), *weight.shape[2:])
         self.delta = nn.Parameter(weight.new_zeros(shape))
         index = torch.tensor(functions, dtype=torch.long, device=weight.device)
         self.register_buffer("index", index, persistent=False)
 
     def forward(self, weight: Tensor) -> Tensor:
-        return weight.unflatten(1, (-1, self.size)).index_add(2, self.index, self.delta).flatten(1, 2)
+        delta = self.delta.unflatten(1, (-1, len(self.index)))
+        return weight.unflatten(1, (-1, self.size)).index_add(2, self.index, delta).flatten(1, 2)
 
 
 class LowRankDelta(nn.Module):

@@ -49,14 +49,14 @@ def plot_functions(
     if count > _MOST_PANELS:
         raise ValueError(f"count (={count}) must be at most {_MOST_PANELS}, more panels cannot be read; choose edges")
     measured = inputs is not None
-    values = inputs if inputs is not None else _standard_normal(view)
+    values = inputs if inputs is not None else standard_normal(view)
     found = importance(view, values)
     chosen = list(edges) if edges is not None else found.ranked(count)
     columns = min(len(chosen), 4 if len(chosen) <= 16 else 6)
     rows = -(-len(chosen) // columns)
     figure = new_figure((2.6 * columns + 0.3, 2.1 * rows + 1.0))
     panels = figure.subplots(rows, columns, squeeze=False).flatten()
-    low, high = _ranges(values)
+    low, high = value_ranges(values)
     for panel, edge in zip(panels, chosen, strict=False):
         x = torch.linspace(float(low[edge.input]), float(high[edge.input]), _POINTS)
         _draw_curves(panel, view, edge, x)
@@ -87,12 +87,12 @@ def plot_kernel(view: LayerView, output: int, input: int, inputs: Tensor | None 
     """
     if len(view.kernel_size) not in (1, 2):
         raise ValueError(f"{view.name} has a kernel of shape {view.kernel_size}; it must have one or two dimensions")
-    values = inputs if inputs is not None else _standard_normal(view)
+    values = inputs if inputs is not None else standard_normal(view)
     rows, columns = view.kernel_size if len(view.kernel_size) == 2 else (1, *view.kernel_size)
     figure = new_figure((max(3.2, 1.5 * columns + 0.8), 1.35 * rows + 1.2))
     panels = figure.subplots(rows, columns, squeeze=False, sharex=True, sharey=True)
     edges = [view.edge(output, input, position) for position in range(rows * columns)]
-    low, high = _ranges(values[input : input + 1])
+    low, high = value_ranges(values[input : input + 1])
     x = torch.linspace(float(low), float(high), _POINTS)
     curves = view.curves(edges, x.expand(view.in_channels, -1)).total
     for panel, curve in zip(panels.flatten(), curves, strict=True):
@@ -168,7 +168,7 @@ def compare_functions(before: LayerView, after: LayerView, inputs: Tensor | None
         )
     if count > _MOST_PANELS:
         raise ValueError(f"count (={count}) must be at most {_MOST_PANELS}, more panels cannot be read")
-    values = inputs if inputs is not None else _standard_normal(after)
+    values = inputs if inputs is not None else standard_normal(after)
     # A shortlist by the change of weights; what is shown of it is decided by the change on data.
     change = (after.weight - before.weight).square().sum(2).flatten()
     candidates = [after.edge_at(i) for i in change.argsort(descending=True)[: 8 * count].tolist()]
@@ -178,7 +178,7 @@ def compare_functions(before: LayerView, after: LayerView, inputs: Tensor | None
     rows = -(-len(order) // columns)
     figure = new_figure((2.6 * columns + 0.3, 2.1 * rows + 1.0))
     panels = figure.subplots(rows, columns, squeeze=False).flatten()
-    low, high = _ranges(values)
+    low, high = value_ranges(values)
     for panel, index in zip(panels, order, strict=False):
         edge = candidates[index]
         x = torch.linspace(float(low[edge.input]), float(high[edge.input]), _POINTS)
@@ -236,9 +236,9 @@ def animate_functions(
     views = [layer_view(model, layer) for _, model in models]
     last = views[-1]
     inputs = None if data is None else layer_inputs(models[-1][1], data, [last.name])[last.name]
-    values = inputs if inputs is not None else _standard_normal(last)
+    values = inputs if inputs is not None else standard_normal(last)
     edges = importance(last, values).ranked(count)
-    low, high = _ranges(values)
+    low, high = value_ranges(values)
     places = torch.stack([torch.linspace(float(a), float(b), _POINTS) for a, b in zip(low, high, strict=True)])
     curves = [view.curves(edges, places).total for view in views]
     image = require("PIL.Image", "viz")
@@ -309,10 +309,9 @@ def _draw_edges(panel: Any, found: Importance) -> None:
     shares = found.edges.flatten().sort(descending=True).values.double()
     reached = 100 * shares.cumsum(0) / shares.sum().clamp_min(1e-300)
     panel.plot(range(1, len(shares) + 1), reached.tolist(), color=BLUE)
-    needed = int((reached < 90).sum()) + 1
     panel.axhline(90, color=GREY, linewidth=0.8, linestyle=":")
     panel.set(
-        title=f"edges: {min(needed, len(shares)):,} of {len(shares):,} give 90 %",
+        title=f"edges: {found.edges_for(0.9):,} of {len(shares):,} give 90 %",
         xlabel="edges, most important first",
         ylabel="share of variance (%)",
         ylim=(0, 102),
@@ -355,7 +354,7 @@ def _title(view: LayerView, inputs: Tensor | None) -> str:
     return text if share is None else f"{text}; {100 * share:.1f} % of inputs outside the grid"
 
 
-def _ranges(values: Tensor) -> tuple[Tensor, Tensor]:
+def value_ranges(values: Tensor) -> tuple[Tensor, Tensor]:
     """For each channel the range that all but a few in a thousand values lie in; never empty."""
     ordered = values.sort(dim=1).values
     count = ordered.shape[1]
@@ -364,6 +363,7 @@ def _ranges(values: Tensor) -> tuple[Tensor, Tensor]:
     return torch.where(flat, low - 1, low), torch.where(flat, high + 1, high)
 
 
-def _standard_normal(view: LayerView) -> Tensor:
+def standard_normal(view: LayerView) -> Tensor:
+    """Standard-normal values for the inputs of a layer, [in_channels, 1024], the same for all of them, every time."""
     generator = torch.Generator().manual_seed(0)
     return torch.randn(1, 1024, generator=generator).expand(view.in_channels, -1)

@@ -48,6 +48,11 @@ class Importance:
         order = self.edges.flatten().argsort(descending=True, stable=True)[:count]
         return [self.view.edge_at(index) for index in order.tolist()]
 
+    def edges_for(self, share: float) -> int:
+        """How many edges it takes to give this share (0 to 1) of what all contribute together."""
+        sums = self.edges.flatten().sort(descending=True).values.double().cumsum(0)
+        return min(len(sums), int((sums < share * sums[-1]).sum()) + 1)
+
     def of(self, edge: Edge) -> float:
         """The variance that one edge contributes."""
         row = self.edges[edge.output, edge.input % self.view.inputs_per_group]

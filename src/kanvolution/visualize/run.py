@@ -19,7 +19,7 @@ from kanvolution.visualize.functions import (
     plot_kernel,
 )
 from kanvolution.visualize.importance import Importance, importance
-from kanvolution.visualize.layers import Data, layer_inputs, layer_view, layer_views
+from kanvolution.visualize.layers import Data, LayerView, layer_inputs, layer_view, layer_views
 from kanvolution.visualize.symbolic import SymbolicTable, symbolic
 
 
@@ -36,8 +36,23 @@ class ShownLayer:
     @property
     def edges_for_90(self) -> int:
         """How many edges give 90 % of the variance that all contribute."""
-        shares = self.importance.edges.flatten().sort(descending=True).values.double().cumsum(0)
-        return min(len(shares), int((shares < 0.9 * shares[-1]).sum()) + 1)
+        return self.importance.edges_for(0.9)
+
+
+def chosen_views(model: nn.Module, layers: Sequence[str] = ("*",)) -> list[LayerView]:
+    """The views of the layers of a model that are named, or match shell patterns, in the order of the patterns.
+
+    Raises:
+        ValueError: a name or pattern without a layer (the nearest is named).
+    """
+    views = {view.name: view for view in layer_views(model)}
+    chosen: dict[str, LayerView] = {}
+    for pattern in layers:
+        found = fnmatch.filter(views, pattern)
+        if not found:
+            raise ValueError(unknown_name("layer", pattern, views or ["(none)"]))
+        chosen.update({name: views[name] for name in found})
+    return list(chosen.values())
 
 
 def show_functions(
@@ -68,23 +83,17 @@ def show_functions(
     Raises:
         ValueError: a layer that is not there (the nearest is named), or a folder that is not empty.
     """
-    views = {view.name: view for view in layer_views(model)}
-    chosen: list[str] = []
-    for pattern in layers:
-        found = [name for name in views if fnmatch.fnmatchcase(name, pattern)]
-        if not found:
-            raise ValueError(unknown_name("layer", pattern, views or ["(none)"]))
-        chosen += [name for name in found if name not in chosen]
+    views = {view.name: view for view in chosen_views(model, layers)}
     folder = Path(folder)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"folder (={str(folder)!r}) is there already and not empty; choose another name")
-    inputs = layer_inputs(model, data, chosen)
+    inputs = layer_inputs(model, data, list(views))
     folder.mkdir(parents=True, exist_ok=True)
     shown = []
-    for name in chosen:
+    for name, view in views.items():
         if name not in inputs:  # an expert, say, that none of the images was sent to
             continue
-        view, values = views[name], inputs[name]
+        values = inputs[name]
         found = importance(view, values)
         pictures = {
             "functions": plot_functions(view, values, count=count),
