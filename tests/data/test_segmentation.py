@@ -77,7 +77,7 @@ def test_a_value_that_is_no_class_is_kept_apart(tmp_path, in_memory: bool) -> No
     assert binary.info.class_names == ("background", "foreground")
     assert binary.train[0][1].unique().tolist() == [0, 1, 255]
     nothing = write(tmp_path / "nothing", values=(255,))
-    with pytest.raises(ValueError, match="no mask has a pixel that belongs to a class; check data.ignore_index"):
+    with pytest.raises(ValueError, match=r"no mask has a pixel that belongs to a class; check data\.ignore_index"):
         load(nothing, **options)
     with pytest.raises(ValueError, match="must not be a class"):
         load(tmp_path / "indexed", class_names=[f"c{i}" for i in range(256)], **options)

@@ -216,7 +216,7 @@ def test_pixels_of_no_class_do_not_count_in_any_metric(classes: int) -> None:
 
 
 def test_ignored_values_are_of_masks_and_no_classes() -> None:
-    with pytest.raises(ValueError, match=r"ignore_index \(=1\) must not be a class; they are 0 to 2"):
+    with pytest.raises(ValueError, match=r"ignore_index \(=1\) must not be a class, and those are 0 to 2"):
         dataclasses.replace(info(3), ignore_index=1)
     with pytest.raises(ValueError, match=r"ignore_index \(=255\) is for masks"):
         dataclasses.replace(info(3), ignore_index=255, targets="labels")
