@@ -32,7 +32,7 @@ def test_shipped_spaces_name_keys_that_exist(name) -> None:
 def test_a_study_goes_on_in_its_folder(tmp_path) -> None:
     folder = tmp_path / "study"
     first = tune(SMALL, space(tmp_path), folder, samples=1, **OPTIONS)
-    assert first.trials[0].settings == {"optim.lr": 0.002}, "the defaults first; degree 3 is not in the space"
+    assert first.trials[0].settings["optim.lr"] == 0.002, "the settings given come first"
     result = tune(SMALL, space(tmp_path), folder, samples=3, **OPTIONS)
     assert [trial.number for trial in result.trials] == [0, 1, 2]
     assert result.best.value == max(trial.value for trial in result.trials if trial.state == "complete")

@@ -90,7 +90,7 @@ def tune(
     """Search a space with Optuna's TPE; runs that fall behind the median of the others are stopped.
 
     The first trial has the settings of `overrides`, as far as they lie in the space. A trial that fails is reported,
-    and the study goes on. The same call with the same folder continues a study that was interrupted, at whatever moment.
+    and the study goes on. The same call with the same folder continues a study, whenever it was interrupted.
 
     Args:
         overrides: of `kanvolution train`, for all trials ("data=npz", "trainer.epochs=5").
