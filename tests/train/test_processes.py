@@ -45,6 +45,9 @@ def test_two_processes_equal_one_on_the_joined_batch(runs, tmp_path) -> None:
     for ours, its in zip(records(runs / name), records(tmp_path / "one"), strict=True):
         assert ours == pytest.approx(its, rel=1e-4)
     tables = [json.loads((folder / "result.json").read_text())["tables"] for folder in (runs / name, tmp_path / "one")]
+    # The last bits of a confidence differ, as the batches did.
+    for ours, its in zip(*(table.pop("mistakes")[1:] for table in tables), strict=True):
+        assert ours == pytest.approx(its, rel=1e-4)
     assert tables[0] == tables[1] and sum(map(sum, tables[0]["confusion"])) == 12
 
 
