@@ -62,6 +62,7 @@ def test_trials_of_a_dead_process_are_made_up_for(tmp_path) -> None:
     assert sum(trial.state in ("complete", "pruned") for trial in result.trials) == 3
 
 
+@pytest.mark.slow
 def test_a_killed_study_goes_on(tmp_path) -> None:
     """The command, killed in its second training, makes that trial again with the same settings, and the rest."""
     space(tmp_path)
