@@ -3,7 +3,8 @@
     python benchmarks/tune.py --name digits --samples 8 trainer.epochs=8 trainer.cpu=true
 
 The first trial of a study is the configuration that it starts from, so the gain is the best one's distance to it. Each
-is one training with one seed. The result is benchmarks/results/tune/NAME.json; one that is there already is not made again.
+is one training with one seed. The result is benchmarks/results/tune/NAME.json; one that is there already is not made
+again.
 """
 
 from __future__ import annotations

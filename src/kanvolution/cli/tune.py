@@ -20,7 +20,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     add_import(parser)
 
 
-@register_command("tune", "search for the best settings of training, with Optuna or Ray", _arguments)
+@register_command("tune", "search for the best settings of training, with Optuna", _arguments)
 def tune(options: argparse.Namespace) -> int:
     """Run the study and print its trials, the best last."""
     from kanvolution.train import TrainingInterrupted
