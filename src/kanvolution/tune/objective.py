@@ -13,16 +13,14 @@ from kanvolution.configs.compose import quoted
 from kanvolution.registry import unknown_name
 from kanvolution.train import run_job
 from kanvolution.train.progress import Progress
-from kanvolution.train.trackers import Tracker
+from kanvolution.train.trackers import NoTracker
 from kanvolution.tune.space import Space
-
-LOWER_IS_BETTER = ("loss", "calibration_error", "hd95")
 
 Report = Callable[[float, int], None]
 """Told of the metric's value and the epoch; may raise to stop the training."""
 
 
-class _Reporter(Tracker):
+class _Reporter(NoTracker):
     """Hands the metric of each epoch to a `Report`."""
 
     def __init__(self, metric: str, report: Report) -> None:
@@ -36,15 +34,6 @@ class _Reporter(Tracker):
         value = record[key]
         if value is not None and math.isfinite(value):
             self.report(value, record["epoch"])
-
-    def start(self, folder: Path, name: str, config: str | None) -> None:
-        """Nothing to do."""
-
-    def show(self, pictures: Sequence[Path]) -> None:
-        """Nothing to do."""
-
-    def finish(self, ok: bool) -> None:
-        """Nothing to do."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from kanvolution.configs import compose
 from kanvolution.configs.experiments import experiment_of
 from kanvolution.extras import require
 from kanvolution.files import write_json, write_text
-from kanvolution.tune.objective import LOWER_IS_BETTER, override_lines
+from kanvolution.train.tasks import Task
+from kanvolution.tune.objective import override_lines
 from kanvolution.tune.space import Space
 
 RESULTS, BEST, PICTURE = "study.json", "best.yaml", "study.png"
@@ -70,7 +71,7 @@ def report(trials: Sequence[Trial], space: Space, folder: Path, metric: str, ove
     if not complete:
         errors = [trial.error for trial in trials if trial.error]
         raise ValueError(f"no trial was completed; the last one ended with {errors[-1] if errors else 'no value'}")
-    lower = metric in LOWER_IS_BETTER
+    lower = metric in Task.lower_is_better
     best = (min if lower else max)(complete, key=lambda trial: trial.value or 0.0)
     lines = [*overrides, *override_lines(best.settings)]
     result = StudyResult(folder, metric, trials, best, lines, _importance(complete, space))

@@ -19,7 +19,8 @@ from kanvolution.files import write_json
 from kanvolution.registry import Registry
 from kanvolution.train import TrainingInterrupted
 from kanvolution.train.progress import Progress
-from kanvolution.tune.objective import LOWER_IS_BETTER, TrialObjective, check_space
+from kanvolution.train.tasks import Task
+from kanvolution.tune.objective import TrialObjective, check_space
 from kanvolution.tune.report import StudyResult, Trial, report
 from kanvolution.tune.space import Space
 
@@ -49,7 +50,7 @@ class Plan:
     @property
     def lower_is_better(self) -> bool:
         """Whether the metric is to become small."""
-        return self.objective.metric in LOWER_IS_BETTER
+        return self.objective.metric in Task.lower_is_better
 
 
 BACKENDS: Registry[Callable[..., list[Trial]]] = Registry("backend")
@@ -93,7 +94,6 @@ def tune(
     integer_at_least("samples", samples, 1)
     integer_at_least("seed", seed, 0)
     make = BACKENDS[backend]
-    require("optuna", "tune").logging.set_verbosity(require("optuna", "tune").logging.WARNING)
     base = check_space(overrides, space)
     folder = Path(output_dir)
     settings = {
@@ -134,6 +134,7 @@ def _plain(space: Space) -> dict[str, Any]:
 def optuna_trials(plan: Plan, begin: Callable[[], None]) -> list[Trial]:
     """One training after another in this process; those behind the median of the others are stopped."""
     optuna = require("optuna", "tune")
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     begin()
     states = optuna.trial.TrialState
     storage = f"sqlite:///{plan.folder / DATABASE}"
