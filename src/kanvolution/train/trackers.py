@@ -66,12 +66,7 @@ T = TypeVar("T", bound=Callable[..., Tracker])
 
 def register_tracker(name: str) -> Callable[[T], T]:
     """Decorator: makes a tracker available to every config as `tracker=name`. It takes options of its own."""
-
-    def enter(make: T) -> T:
-        TRACKERS.register(name)(make)
-        return make
-
-    return enter
+    return TRACKERS.adding(name)
 
 
 def list_trackers() -> list[str]:
