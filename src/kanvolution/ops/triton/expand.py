@@ -6,14 +6,14 @@ tile to a place of its own, and PyTorch adds those up. There are no atomic addit
 """
 
 # Bodies of device functions are Triton's language, which has other types.
-# pyright: reportGeneralTypeIssues=false, reportArgumentType=false, reportAttributeAccessIssue=false
+# pyright: reportGeneralTypeIssues=false, reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportOperatorIssue=false
 
 from __future__ import annotations
 
 import itertools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import triton
@@ -50,10 +50,7 @@ def evaluated(
     mapped = MAP(value)
     planes = ()
     for i in tl.static_range(len(PLANES)):
-        if PLANES[i] < 0:
-            plane = BASE(seen)
-        else:
-            plane = VALUE(mapped, PLANES[i], firsts, seconds, NUMBERS)
+        plane = BASE(seen) if PLANES[i] < 0 else VALUE(mapped, PLANES[i], firsts, seconds, NUMBERS)
         planes = planes + (plane,)  # noqa: RUF005 (Triton has no star here)
     return planes
 
