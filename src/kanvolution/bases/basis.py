@@ -314,7 +314,9 @@ class Basis(nn.Module, ABC):
             ValueError: the basis is not registered.
         """
         if not self.name:
-            raise ValueError(f"a {type(self).__name__} is not registered; use register_basis, so that a file can name it")
+            raise ValueError(
+                f"a {type(self).__name__} is not registered; use register_basis, so that a file can name it"
+            )
         options = {key: list(value) if isinstance(value, tuple) else value for key, value in self.options().items()}
         return {"name": self.name, **options, "base": self.base}
 

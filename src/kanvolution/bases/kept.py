@@ -28,9 +28,7 @@ class KeptFunctions(Basis):
             inner, keep = inner._released(), tuple(inner.keep[k] for k in keep)
         first = int(inner.base is not None)
         with_base = first > 0 and keep[0] == 0
-        super().__init__(
-            len(keep) - with_base, input_map=inner.input_map, base=inner.base if with_base else None
-        )
+        super().__init__(len(keep) - with_base, input_map=inner.input_map, base=inner.base if with_base else None)
         self.inner = inner
         self.keep = keep
         self.backend = inner.backend

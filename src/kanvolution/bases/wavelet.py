@@ -137,9 +137,12 @@ class EdgeWavelet(Basis):
         check_keep(keep, self.size)
         if self.size - 1 not in keep:
             raise ValueError("basis 'wavelet_edge' has one function beside the base function, which has to stay")
-        if len(keep) < self.size:
-            self.base = None
-        return self
+        options = {**self.options(), "base": self.base if 0 in keep and self.size > 1 else None}
+        kept = EdgeWavelet(self.in_channels, self.out_channels, self.groups, **options)
+        kept.scale, kept.translation, kept.mixing = self.scale, self.translation, self.mixing
+        kept.attach(norm=self.norm, input_dropout=self.input_dropout, function_dropout=self.function_dropout)
+        kept.backend = self.backend
+        return kept.train(self.training)
 
     def functions(self, x: Tensor, **options: Any) -> Tensor:
         """x [N, C, *S] -> the wavelets of all edges [N, out_channels * C / groups, K, *S]; see `Basis.functions`."""

@@ -1,8 +1,8 @@
 """The functions of a trained network in another basis of their kind: finer, coarser, or on another range.
 
-A layer's functions phi = sum_k w_k A_k become phi' = sum_j w'_j B_j. Each A_k is approximated by the B_j, by least squares
-over the inputs that it sees, A_k ~ sum_j T_kj B_j, and w' = T^T w. Where the A_k are combinations of the B_j, as for
-polynomials of a higher degree and for a spline whose grid is divided, phi' is phi.
+A layer's functions phi = sum_k w_k A_k become phi' = sum_j w'_j B_j. Each A_k is approximated by the B_j, by least
+squares over the inputs that it sees, A_k ~ sum_j T_kj B_j, and w' = T^T w. Where the A_k are combinations of the B_j,
+as for polynomials of a higher degree and for a spline whose grid is divided, phi' is phi.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ from kanvolution.ops.pointwise import POINTWISE
 from kanvolution.registry import unknown_name
 from kanvolution.visualize.layers import Data, layer_inputs, layer_views
 
-# What weight places have in least squares that no input of the data was at: next to none, but where the data say nothing.
+# Weights in least squares of places where no input of the data was, and of those outside a grid: they decide where the
+# data say nothing.
 _UNSEEN, _OUTSIDE = 1e-3, 1e-8
 
 
@@ -159,7 +160,9 @@ def refit(layer: KANLayer, basis: Basis, inputs: Tensor | None = None) -> float:
     mixed = layer.basis if isinstance(layer.basis, MixedBasis) else None
     old = _source(layer.basis)
     if not (old.combines and basis.combines):
-        raise ValueError(f"basis {old.name or basis.name!r} has functions of its own for each output; none can be fitted")
+        raise ValueError(
+            f"basis {old.name or basis.name!r} has functions of its own for each output; none can be fitted"
+        )
     if old.base != basis.base:
         raise ValueError(f"base (={basis.base!r}) must stay {old.base!r}; the other functions do not make up for it")
     channels, groups = layer.weight.shape[1] // layer.basis.size, getattr(layer, "groups", 1)
@@ -230,8 +233,10 @@ class RangeCounter:
     @property
     def outside(self) -> dict[str, float]:
         """The share of the inputs of each layer that lie outside; 0 for a layer that has not run."""
-        return {name: 1 - inside / (max(below + inside + above, 1)) if below + inside + above else 0.0
-                for name, (below, inside, above) in self.counts.items()}
+        return {
+            name: 1 - inside / (max(below + inside + above, 1)) if below + inside + above else 0.0
+            for name, (below, inside, above) in self.counts.items()
+        }
 
     def __enter__(self) -> RangeCounter:
         for name, (layer, source) in self._sources.items():
@@ -250,7 +255,7 @@ class RangeCounter:
         def count(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
             x = (output if of_output else inputs[0]).detach()
             mapped = POINTWISE[source.input_map].value(x)
-            low, high = source.grid_range
+            low, high = getattr(source, "grid_range")  # noqa: B009 - which not every basis has
             below, above = int((mapped < low).sum()), int((mapped > high).sum())
             for i, number in enumerate((below, x.numel() - below - above, above)):
                 self.counts[name][i] += number
@@ -346,8 +351,8 @@ def _places(old: Basis, new: Basis, inputs: Tensor | None) -> tuple[Tensor, Tens
         low, high = min(r[0] for r in ranges), max(r[1] for r in ranges)
         around = torch.linspace(2 * low - high, 2 * high - low, 2163, dtype=torch.float64)
         x = torch.cat([x, around])
-        mapped = POINTWISE[old.input_map].value(x)
-        inside = (mapped >= max(r[0] for r in ranges)) & (mapped <= min(r[1] for r in ranges))
+        mapped = POINTWISE[new.input_map].value(x)
+        inside = (mapped >= ranges[-1][0]) & (mapped <= ranges[-1][1])
         weights = torch.where(inside, torch.ones_like(x), _OUTSIDE)
     weights = weights / weights.sum()
     if inputs is None:

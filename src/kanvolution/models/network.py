@@ -197,10 +197,14 @@ class FeatureMaps(HubMixin, nn.Module):
         network.reset_classifier(0)
         self.network = network
         self.out_indices = tuple(index % count for index in chosen)
-        self.feature_info = tuple(network.feature_info[index] for index in self.out_indices)
         if hasattr(network, "config"):  # of a network that was loaded, say
             config = {**network.config, "features_only": True, "out_indices": list(self.out_indices)}
             self.config = _up_to_date(self, config)
+
+    @property
+    def feature_info(self) -> tuple[FeatureInfo, ...]:
+        """Name, channels and reduction of each map."""
+        return tuple(self.network.feature_info[index] for index in self.out_indices)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         maps = self.network.forward_stages(x)
