@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Iterable, Iterator
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
@@ -15,6 +15,9 @@ def unknown_name(kind: str, name: object, known: Iterable[str]) -> str:
     near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     return f"unknown {kind} {name!r}.{hint} Known: {', '.join(names)}."
+
+
+E = TypeVar("E")
 
 
 class Registry(Generic[T]):
@@ -31,6 +34,23 @@ class Registry(Generic[T]):
             if name in self._entries:
                 raise ValueError(f"{self.kind} {name!r} is already registered; choose another name")
             self._entries[name] = entry
+            return entry
+
+        return enter
+
+    def adding(self, name: str, *, as_name: bool = False) -> Callable[[E], E]:
+        """As `register`, for decorators that others use: the decorated object keeps its own type.
+
+        Args:
+            name: of the entry.
+            as_name: give the entry, a class, its name as the attribute `name`.
+        """
+
+        def enter(entry: E) -> E:
+            added: Any = entry
+            self.register(name)(added)
+            if as_name:
+                added.name = name
             return entry
 
         return enter

@@ -1,6 +1,9 @@
 """Studies: spaces that are checked before work, trials that are counted, and folders that go on."""
 
 import json
+import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -9,8 +12,10 @@ pytest.importorskip("optuna")
 
 from kanvolution.cli import main
 from kanvolution.configs import compose
+from kanvolution.train import TrainingInterrupted
 from kanvolution.train.progress import Silent
-from kanvolution.tune import list_spaces, read_space, tune
+from kanvolution.tune import Trial, list_spaces, read_space, tune
+from kanvolution.tune.report import report
 
 SMALL = ("model.channels=[2,2,2,2]", "trainer.epochs=1", "trainer.batch_size=256")
 OPTIONS = {"progress": Silent(), "seed": 0}
@@ -53,15 +58,83 @@ def test_trials_of_a_dead_process_are_made_up_for(tmp_path) -> None:
     study = optuna.load_study(study_name="study", storage=f"sqlite:///{folder / 'study.db'}")
     study.ask()  # as a process that was killed leaves it
     result = tune(SMALL, space(tmp_path), folder, samples=3, **OPTIONS)
-    assert [trial.state for trial in result.trials][1] == "failed"
-    assert len(result.trials) == 3
+    assert [trial.state for trial in result.trials][1] == "interrupted"
+    assert sum(trial.state in ("complete", "pruned") for trial in result.trials) == 3
 
 
-def test_a_trial_that_fails_does_not_end_the_study(tmp_path) -> None:
+@pytest.mark.slow
+def test_a_killed_study_goes_on(tmp_path) -> None:
+    """The command, killed in its second training, makes that trial again with the same settings, and the rest."""
+    space(tmp_path)
+    folder = tmp_path / "study"
+    arguments = ["tune", *SMALL, "--space", str(tmp_path / "space.yaml"), "--samples", "3", "--output", str(folder)]
+    code = (
+        "import os, signal, sys\n"
+        "from kanvolution.tune import objective\n"
+        "log = objective._Reporter.log\n"
+        "def kill(self, record):\n"
+        "    log(self, record)\n"
+        f"    if os.path.exists({str(folder / 'trial001')!r}):\n"
+        "        os.kill(os.getpid(), signal.SIGKILL)\n"
+        "objective._Reporter.log = kill\n"
+        "from kanvolution.cli import main\n"
+        "main(sys.argv[1:])\n"
+    )
+    killed = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert main(arguments) == 0
+    trials = json.loads((folder / "study.json").read_text())["trials"]
+    assert [trial["state"] for trial in trials].count("interrupted") == 1
+    assert sum(trial["state"] in ("complete", "pruned") for trial in trials) == 3
+    assert trials[1]["settings"] == trials[2]["settings"] != trials[3]["settings"]
+
+
+def test_a_stopped_study_stops(tmp_path, monkeypatch) -> None:
+    def stopped(self, record) -> None:
+        raise TrainingInterrupted(tmp_path, 0, "SIGINT")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("kanvolution.tune.objective._Reporter.log", stopped)
+        with pytest.raises(TrainingInterrupted):
+            tune(SMALL, space(tmp_path), tmp_path / "study", samples=2, **OPTIONS)
+    result = tune(SMALL, space(tmp_path), tmp_path / "study", samples=1, **OPTIONS)
+    assert [trial.state for trial in result.trials] == ["interrupted", "complete"]
+    assert result.trials[0].settings == result.trials[1].settings
+
+
+def test_the_best_settings_are_an_experiment(tmp_path) -> None:
+    result = tune([*SMALL, "conv=spline", "seed=3"], spline_space(tmp_path), tmp_path / "study", samples=2, **OPTIONS)
+    again = compose([f"experiment={tmp_path / 'study' / 'best.yaml'}"])
+    assert again.values == compose(result.overrides).values
+    assert again.values["conv"]["grid_size"] == result.best.settings["conv.grid_size"]
+    changed = compose([f"experiment={tmp_path / 'study' / 'best.yaml'}", "conv=gram", "trainer.epochs=7"]).values
+    assert (changed["conv"]["basis"], changed["trainer"]["epochs"]) == ("gram", 7)
+
+
+def spline_space(tmp_path):
+    return space(tmp_path, "conv.grid_size: {low: 3, high: 6}\nconv.norm: [batch, instance]\n")
+
+
+def test_importance_finds_the_key_that_matters(tmp_path) -> None:
+    searched = space(tmp_path)
+    trials = [
+        Trial(i, "complete", 0.1 * (i // 2), {"optim.lr": 0.001 * (1 + i // 2), "conv.degree": 1 + i % 2})
+        for i in range(12)
+    ]
+    result = report(trials, searched, tmp_path, "top1", SMALL)
+    assert next(iter(result.importance)) == "optim.lr" and result.importance["optim.lr"] > 0.8
+    assert report(trials, searched, tmp_path, "loss", SMALL).best.number == 0, "the loss is to be small"
+    assert report(trials[:2], searched, tmp_path, "top1", SMALL).importance == {}
+
+
+def test_a_trial_that_fails_does_not_end_the_study(tmp_path, capsys) -> None:
     broken = space(tmp_path, "model.groups: {choices: [1, 3]}\n")  # 2 channels are not divisible by 3
     result = tune(SMALL, broken, tmp_path / "study", samples=5, **OPTIONS)
     assert result.best.settings == {"model.groups": 1}
-    assert {trial.state for trial in result.trials if trial.settings["model.groups"] == 3} <= {"failed"}
+    failed = [trial for trial in result.trials if trial.settings["model.groups"] == 3]
+    assert failed and {trial.state for trial in failed} == {"failed"}
+    assert "must be divisible by groups (=3)" in str(failed[0].error)
+    assert "failed: " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -100,5 +173,5 @@ def test_command(tmp_path, capsys) -> None:
     arguments = ["tune", *SMALL, "--space", str(tmp_path / "space.yaml"), "--samples", "2"]
     assert main([*arguments, "--output", str(tmp_path / "study")]) == 0
     out = capsys.readouterr().out
-    assert "best" in out and "kanvolution train model.channels=[2,2,2,2]" in out
+    assert "best" in out and f"kanvolution train experiment={tmp_path / 'study' / 'best.yaml'}" in out
     assert main(["tune", "--space", "none", "--output", str(tmp_path / "other")]) == 2

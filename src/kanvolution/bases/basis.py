@@ -345,13 +345,7 @@ BASES: Registry[type[Basis]] = Registry("basis")
 
 def register_basis(name: str) -> Callable[[B], B]:
     """Class decorator: makes a `Basis` available to every layer, model and config as `basis=name`."""
-
-    def enter(cls: B) -> B:
-        BASES.register(name)(cls)
-        cls.name = name
-        return cls
-
-    return enter
+    return BASES.adding(name, as_name=True)
 
 
 def list_bases() -> list[str]:

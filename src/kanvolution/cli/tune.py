@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import sys
 
-from kanvolution.cli.command import register_command
+from kanvolution.cli.command import INTERRUPTED, register_command
 from kanvolution.cli.imports import add_import
 from kanvolution.cli.text import table
 
@@ -22,16 +23,22 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
 @register_command("tune", "search for the best settings of training, with Optuna", _arguments)
 def tune(options: argparse.Namespace) -> int:
     """Run the study and print its trials, the best last."""
+    from kanvolution.train import TrainingInterrupted
     from kanvolution.tune import read_space, tune
+    from kanvolution.tune.report import BEST
 
-    result = tune(
-        options.overrides,
-        read_space(options.space),
-        options.output,
-        samples=options.samples,
-        metric=options.metric,
-        seed=options.seed,
-    )
+    try:
+        result = tune(
+            options.overrides,
+            read_space(options.space),
+            options.output,
+            samples=options.samples,
+            metric=options.metric,
+            seed=options.seed,
+        )
+    except TrainingInterrupted as stopped:
+        print(f"kanvolution: {stopped}; the same kanvolution tune command goes on with the study", file=sys.stderr)
+        return INTERRUPTED
     keys = list(result.best.settings)
     rows = [("trial", result.metric, "", *keys)]
     for trial in [*(t for t in result.trials if t is not result.best), result.best]:
@@ -39,5 +46,9 @@ def tune(options: argparse.Namespace) -> int:
         state = "best" if trial is result.best else "" if trial.state == "complete" else trial.state
         cells = (f"{v:.3g}" if isinstance(v, float) else str(v) for v in (trial.settings.get(k, "") for k in keys))
         rows.append((str(trial.number), value, state, *cells))
-    print(f"\n{table(rows, right=(0, 1))}\n\nkanvolution train {' '.join(result.overrides)}\n{result.folder}")
+    print(f"\n{table(rows, right=(0, 1))}\n")
+    for trial in result.trials:
+        if trial.error:
+            print(f"trial {trial.number} failed: {trial.error}")
+    print(f"the best one again: kanvolution train experiment={result.folder / BEST}\n{result.folder}")
     return 0

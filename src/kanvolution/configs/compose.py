@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kanvolution.configs.experiments import EXPERIMENTS
+from kanvolution.configs.experiments import EXPERIMENTS, read_experiment
 from kanvolution.configs.groups import JOBS, Job, schema
 from kanvolution.configs.resume import resumed
 from kanvolution.extras import require
@@ -65,6 +65,7 @@ def compose(
     errors, omegaconf = require("hydra.errors", _EXTRA), require("omegaconf", _EXTRA)
     parsed = _parse(overrides)
     with _hydra(job) as hydra:
+        parsed = [hydra.with_file(override) for override in parsed]
         known = hydra.groups()
         chosen = [o for o in parsed if o.get_key_element() in known]
         hydra.chosen.update({o.get_key_element(): o.value() for o in chosen})
@@ -258,6 +259,18 @@ class _Composer:
             config.pop("hydra")
         return config
 
+    def with_file(self, override: Any) -> Any:
+        """The override; where it names a file as experiment, that file is made a choice of this config."""
+        if override.key_or_group != "experiment" or not str(override.value()).endswith((".yaml", ".yml")):
+            return override
+        file = Path(str(override.value()))
+        content, name, taken = read_experiment(file), re.sub(r"\W", "_", file.stem), self.group_options("experiment")
+        while name in taken:
+            name += "_file"
+        store = require("hydra.core.config_store", _EXTRA).ConfigStore.instance()
+        store.repo["experiment"][f"{name}.yaml"] = _experiment_node(name, lambda: content, self.chosen)
+        return parse_override(f"experiment={name}")
+
     def group_options(self, group: str) -> list[str]:
         return self._loader.get_group_options(group)
 
@@ -283,11 +296,11 @@ def _schema_node(job: Job, group: str, choice: str) -> Callable[[], Any]:
     return lambda: _node(group, choice, schema(f"{group}_{choice}", job.groups[group].keys(choice)))
 
 
-def _experiment_node(name: str, chosen: Mapping[str, Any]) -> Callable[[], Any]:
+def _experiment_node(name: str, read: Callable[[], dict[str, Any]], chosen: Mapping[str, Any]) -> Callable[[], Any]:
     """The experiment, without its keys for other choices than those `chosen` beside it (conv=spline has no degree)."""
 
     def make() -> Any:
-        content = EXPERIMENTS[name].node()
+        content = read()
         groups = JOBS["train"].groups
         for group, choice in chosen.items():
             if group in content and choice in groups[group].names():
@@ -318,7 +331,9 @@ def _hydra(name: str) -> Iterator[_Composer]:
         store.store(name="root", node=job.root)
         for group, entry in job.groups.items():
             store.repo[group] = _Nodes({f"{choice}.yaml": _schema_node(job, group, choice) for choice in entry.names()})
-        store.repo["experiment"] = _Nodes({f"{e}.yaml": _experiment_node(e, chosen) for e in EXPERIMENTS})
+        store.repo["experiment"] = _Nodes(
+            {f"{name}.yaml": _experiment_node(name, EXPERIMENTS[name].node, chosen) for name in EXPERIMENTS}
+        )
         with hydra.initialize_config_module("kanvolution.configs", version_base="1.3"):
             yield _Composer(name, chosen)
     finally:

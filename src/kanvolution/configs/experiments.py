@@ -1,7 +1,8 @@
 """Experiments by name: choices and values of several groups that belong together.
 
 Those of torch-conv-kan are made here from tables, one experiment for each number that it publishes, with its settings.
-Recipes of our own are the YAML files in `experiment/`. Both are chosen by `experiment=NAME`.
+Recipes of our own are the YAML files in `experiment/`. Both are chosen by `experiment=NAME`, files of a user by
+`experiment=FILE.yaml`.
 """
 
 from __future__ import annotations
@@ -9,9 +10,14 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+from kanvolution.extras import require
 from kanvolution.registry import Registry
+
+if TYPE_CHECKING:
+    from kanvolution.configs.compose import Composed
 
 
 @dataclass(frozen=True)
@@ -42,6 +48,38 @@ EXPERIMENTS: Registry[Experiment] = Registry("experiment")
 def register_experiment(name: str, experiment: Experiment) -> None:
     """Make an experiment available to every config as `experiment=name`. Raises ValueError when the name is taken."""
     EXPERIMENTS.register(name)(experiment)
+
+
+def experiment_of(composed: Composed) -> dict[str, Any]:
+    """A config as an experiment: its choices and all of its values, but for the folder of its run and its tracker.
+
+    Written as YAML, `experiment=FILE.yaml` takes it.
+    """
+    groups = [name for name in composed.values if name in composed.choices and name != "tracker"]
+    values = {
+        name: {key: value for key, value in composed.values[name].items() if key not in ("name", "basis")}
+        for name in groups
+    }
+    choices = [{f"override /{name}": composed.choices[name]} for name in groups]
+    return {"defaults": [*choices, "_self_"], "seed": composed.values["seed"], **values}
+
+
+def read_experiment(path: str | Path) -> dict[str, Any]:
+    """The experiment of a YAML file, in the form of those in `experiment/`.
+
+    Raises:
+        ValueError: there is no such file, or it holds no keys.
+    """
+    yaml = require("yaml", "train")
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"experiment={path}: there is no such file that can be read") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"experiment={path} cannot be read: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict) or not content:
+        raise ValueError(f"experiment={path} holds no keys; write e.g. trainer: {{epochs: 5}}")
+    return content
 
 
 # The layers of torch-conv-kan as a ConvSpec: choices of its own, where its dropout and its norm act. Its Legendre

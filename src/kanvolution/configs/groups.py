@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import collections.abc
 import dataclasses
+import functools
 import inspect
 import re
 import types
@@ -159,62 +160,45 @@ GROUPS: dict[str, Group] = {
 }
 
 
-@dataclass
-class Root:
-    """The keys beside the groups."""
-
-    model: Any = dataclasses.field(default_factory=dict)
-    conv: Any = dataclasses.field(default_factory=dict)
-    data: Any = dataclasses.field(default_factory=dict)
-    task: Any = dataclasses.field(default_factory=dict)
-    optim: Any = dataclasses.field(default_factory=dict)
-    schedule: Any = dataclasses.field(default_factory=dict)
-    trainer: Any = dataclasses.field(default_factory=dict)
-    tracker: Any = dataclasses.field(default_factory=dict)
-    seed: int = dataclasses.field(default=0, metadata={"help": "of weights, data order, augmentation, dropout"})
-    output_dir: str | None = dataclasses.field(
-        default=None, metadata={"help": "a new or empty folder; null: runs/TIME-MODEL-CONV-DATA"}
-    )
-    resume: str | None = dataclasses.field(
-        default=None, metadata={"help": "folder of a run that was stopped: go on with it, with its own config"}
-    )
-
-
-@dataclass
-class FinetuneRoot:
-    """The keys of `kanvolution finetune` beside its groups."""
-
-    checkpoint: str | None = dataclasses.field(
-        default=None, metadata={"help": "the network: a run, a saved model, a repository, or published weights"}
-    )
-    adapter: Any = dataclasses.field(default_factory=dict)
-    data: Any = dataclasses.field(default_factory=dict)
-    task: Any = dataclasses.field(default_factory=dict)
-    optim: Any = dataclasses.field(default_factory=dict)
-    schedule: Any = dataclasses.field(default_factory=dict)
-    trainer: Any = dataclasses.field(default_factory=dict)
-    tracker: Any = dataclasses.field(default_factory=dict)
-    seed: int = dataclasses.field(default=0, metadata={"help": "of new weights, data order, augmentation, dropout"})
-    output_dir: str | None = dataclasses.field(
-        default=None, metadata={"help": "a new or empty folder; null: runs/TIME-ADAPTER-MODEL-DATA"}
-    )
-    resume: str | None = dataclasses.field(
-        default=None, metadata={"help": "folder of a run that was stopped: go on with it, with its own config"}
-    )
-
-
 @dataclass(frozen=True)
 class Job:
-    """What the config of a command is made of: its keys, and its groups. `NAME.yaml` has the choices by default."""
+    """What the config of a command is made of. `NAME.yaml` has the choices by default.
 
-    root: type
+    Args:
+        groups: by name.
+        seed: of what, a line of help.
+        folder: name of the folder that is made by default, for the line of help.
+        keys: further keys, name to a line of help; strings that may be null.
+    """
+
     groups: dict[str, Group]
+    seed: str
+    folder: str
+    keys: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    @functools.cached_property
+    def root(self) -> type:
+        """The keys beside the groups, and a place for each group, as a dataclass."""
+
+        def key(help: str, default: Any = None) -> Any:
+            return dataclasses.field(default=default, metadata={"help": help})
+
+        optional = str | None
+        return dataclasses.make_dataclass(
+            "Root",
+            [
+                *((name, optional, key(help)) for name, help in self.keys.items()),
+                *((name, Any, dataclasses.field(default_factory=dict)) for name in self.groups),
+                ("seed", int, key(self.seed, 0)),
+                ("output_dir", optional, key(f"a new or empty folder; null: runs/{self.folder}")),
+                ("resume", optional, key("folder of a run that was stopped: go on with it, with its own config")),
+            ],
+        )
 
 
 JOBS: dict[str, Job] = {
-    "train": Job(Root, GROUPS),
+    "train": Job(GROUPS, "of weights, data order, augmentation, dropout", "TIME-MODEL-CONV-DATA"),
     "finetune": Job(
-        FinetuneRoot,
         {
             "adapter": Group(
                 "what is trained of the network",
@@ -223,6 +207,9 @@ JOBS: dict[str, Job] = {
             ),
             **{name: group for name, group in GROUPS.items() if name not in ("model", "conv")},
         },
+        "of new weights, data order, augmentation, dropout",
+        "TIME-ADAPTER-MODEL-DATA",
+        {"checkpoint": "the network: a run, a saved model, a repository, or published weights"},
     ),
 }
 

@@ -2,11 +2,11 @@
 
 from kanvolution.deploy.adapt import Adapter, adapt, fingerprint, load_adapted, load_adapter, load_base
 from kanvolution.deploy.adapters import ADAPTERS, AdapterKind, adapter_kind, list_adapters, register_adapter
-from kanvolution.deploy.export import Description, Export, Loaded, export, list_formats, load_exported
+from kanvolution.deploy.export import Export, export, list_formats, load_exported
+from kanvolution.deploy.loaded import Description, Loaded
 from kanvolution.deploy.prune import ChannelScores, channel_scores, prune_channels, prune_to
 from kanvolution.deploy.quantize import (
     Quantized,
-    QuantizedNetwork,
     list_quantize_backends,
     load_quantized,
     quantize,
@@ -25,7 +25,6 @@ __all__ = [
     "Loaded",
     "QuantizeReport",
     "Quantized",
-    "QuantizedNetwork",
     "RangeCounter",
     "Refined",
     "RefinedLayer",

@@ -62,13 +62,7 @@ ADAPTERS: Registry[type[AdapterKind]] = Registry("adapter")
 
 def register_adapter(name: str) -> Callable[[T], T]:
     """Class decorator: makes a kind of adapter available to `adapt` and to `kanvolution finetune` as `adapter=name`."""
-
-    def enter(cls: T) -> T:
-        ADAPTERS.register(name)(cls)
-        cls.name = name
-        return cls
-
-    return enter
+    return ADAPTERS.adding(name, as_name=True)
 
 
 def list_adapters() -> list[str]:

@@ -6,10 +6,9 @@ A file holds its own description (`Description`): what goes in, what comes out, 
 
 from __future__ import annotations
 
-import json
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,56 +16,11 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+from kanvolution.deploy.loaded import KEY, Description, Loaded
 from kanvolution.deploy.outputs import beside, check_compiler, check_new_file, quiet
 from kanvolution.extras import require
 from kanvolution.models.pretrained import model_config
 from kanvolution.registry import Registry
-
-KEY = "kanvolution"
-"""Under this name a file holds its description, as JSON."""
-_VERSION = 1
-
-
-@dataclass(frozen=True)
-class Description:
-    """What a file says of itself.
-
-    Args:
-        format: name of the format, see `list_formats`.
-        input_shape: [N, C, *S] of the example; N may be any number.
-        dynamic_size: whether the sizes in space may be others, too.
-        output_shape: of the example's output.
-        data: what the network was trained on (`DataInfo.to_dict()`): names of classes, mean and std of channels, ...
-        model: `model.config`, None for a network made by hand.
-        version: of this record.
-    """
-
-    format: str
-    input_shape: tuple[int, ...]
-    dynamic_size: bool
-    output_shape: tuple[int, ...]
-    data: Mapping[str, Any] | None
-    model: Mapping[str, Any] | None
-    version: int = _VERSION
-
-    def to_json(self) -> str:
-        """One line of JSON."""
-        return json.dumps(asdict(self))
-
-    @classmethod
-    def from_json(cls, text: str | None, path: Path) -> Description:
-        """The record in a file. Raises ValueError for a file without one, and for one of a later version."""
-        if text is None:
-            raise ValueError(f"{str(path)!r} was not written by kanvolution: it has no description named {KEY!r}")
-        values = json.loads(text)
-        if values.get("version") != _VERSION:
-            raise ValueError(
-                f"{str(path)!r} has a description of version {values.get('version')}, this package reads version "
-                f"{_VERSION}; export the network again, or update the package"
-            )
-        return cls(
-            **{**values, "input_shape": tuple(values["input_shape"]), "output_shape": tuple(values["output_shape"])}
-        )
 
 
 @dataclass(frozen=True)
@@ -89,43 +43,16 @@ class Export:
     tried: tuple[tuple[int, ...], ...]
 
 
-class Loaded:
-    """A network from a file: a function of images [N, C, *S] that computes on the CPU, without gradients.
-
-    Attributes:
-        description: the file's `Description`.
-    """
-
-    def __init__(self, run: Callable[[Tensor], Tensor], description: Description) -> None:
-        self._run = run
-        self.description = description
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """The outputs. Raises ValueError for inputs of another shape than the file takes."""
-        shape = self.description.input_shape
-        fixed = 2 if self.description.dynamic_size else len(shape)
-        if x.ndim != len(shape) or tuple(x.shape[1:fixed]) != shape[1:fixed]:
-            taken = ["N", *(str(size) for size in shape[1:fixed]), *"*" * (len(shape) - fixed)]
-            raise ValueError(
-                f"input of shape {tuple(x.shape)}: this file takes [{', '.join(taken)}]; bring inputs to it, or "
-                "export again (dynamic_size=True for other sizes in space)"
-            )
-        with torch.no_grad():
-            return self._run(x)
-
-
 class Format(Protocol):
     """A kind of file.
 
     Attributes:
         suffix: of its files.
         tolerance: largest difference from the network's outputs, as a share of their largest magnitude.
-        needs: what has to be there, for the documentation.
     """
 
     suffix: str
     tolerance: float
-    needs: str
 
     def check(self) -> None:
         """Raises what is missing (ImportError for a package, ValueError for a compiler) before work starts."""
@@ -153,7 +80,6 @@ class Onnx:
 
     suffix = ".onnx"
     tolerance = 1e-4
-    needs = "onnx, onnxscript, onnxruntime"
 
     def check(self) -> None:
         for package in ("onnx", "onnxscript", "onnxruntime"):
@@ -184,7 +110,6 @@ class TorchProgram:
 
     suffix = ".pt2"
     tolerance = 1e-5
-    needs = "nothing more"
 
     def check(self) -> None:
         """Nothing is needed."""
@@ -203,7 +128,6 @@ class AOTInductor:
 
     suffix = ".pt2"
     tolerance = 1e-4
-    needs = "a C++ compiler, when writing"
 
     def check(self) -> None:
         check_compiler("format 'aoti'")
@@ -278,7 +202,7 @@ def export(
             format, tuple(inputs[0].shape), dynamic_size, tuple(expected[0].shape), data, model_config(model)
         )
         with beside(path) as temporary:
-            kind.write(trace(model, inputs[0], dynamic_size), temporary, json.dumps(asdict(description)))
+            kind.write(trace(model, inputs[0], dynamic_size), temporary, description.to_json())
             run = kind.load(temporary)[0]
             with torch.no_grad():
                 difference = max(_difference(run(x), y) for x, y in zip(inputs, expected, strict=True))

@@ -15,7 +15,8 @@ from kanvolution.deploy.adapters import adapter_kind
 from kanvolution.extras import require
 from kanvolution.train.checkpoint import save_weights
 from kanvolution.train.config import TrainerConfig
-from kanvolution.train.engine import FitResult, fit
+from kanvolution.train.engine import FitResult
+from kanvolution.train.job import fit_config
 from kanvolution.train.options import named_options
 from kanvolution.train.parallel import is_main
 from kanvolution.train.progress import Progress
@@ -106,18 +107,12 @@ def finetune_job(
     if adapter.num_classes is not None and is_main():
         say(f"{data.info.name} has {data.info.num_classes} classes and the network {classes}: it gets a new head")
     network = getattr(model, "config", None) or {}
-    result = fit(
+    result = fit_config(
+        config,
         model,
         data,
-        task=config["task"],
-        optim=config["optim"],
-        schedule=config["schedule"],
         trainer=trainer,
-        tracker=config["tracker"],
-        seed=config["seed"],
-        output_dir=config["output_dir"],
-        resume=config["resume"],
-        config=text,
+        text=text,
         name=f"{kind.name}-{network.get('name', type(model).__name__)}-{data.info.name}",
         progress=progress,
         form=MergedForm(adapter, data.info),

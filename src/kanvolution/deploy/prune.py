@@ -78,8 +78,7 @@ def channel_scores(model: nn.Module, batches: Iterable[Tensor]) -> ChannelScores
     found = []
     for moments, weight in zip(sums, weights, strict=True):
         variance = moments.variance()  # [channels, K]
-        energy = weight.detach().double().square().flatten(2).sum((0, 2)) if weight.ndim > 2 else None
-        energy = weight.detach().double().square().sum(0) if energy is None else energy
+        energy = weight.detach().double().square().sum((0, *range(2, weight.ndim)))  # [channels * K]
         score = (variance * energy.view(variance.shape)).sum(1)
         found.append((score / score.sum().clamp_min(1e-300)).cpu())
     return ChannelScores(tuple(found))

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import statistics
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader
 
 from kanvolution.checks import integer_at_least
 from kanvolution.data import DataSets
 from kanvolution.deploy.prune import operations, prune_to
+from kanvolution.deploy.timing import in_turns
 from kanvolution.files import write_json
 from kanvolution.train import Run, TrainerConfig, evaluate, fit
 from kanvolution.train.progress import Progress
@@ -129,7 +129,8 @@ def prune_run(
         models.append(model)
         folders.append(folder.name)
         after.append(result.metrics)
-    times = _latency(models, image)
+    x = image.expand(_BATCH, *image.shape[1:]).contiguous()
+    times = in_turns({str(i): model.eval() for i, model in enumerate(models)}, x, repeats=9).values()
     found = [
         PruneStep(
             tuple(_widths(model)),
@@ -137,7 +138,7 @@ def prune_run(
             operations(model, image),
             cut,
             metrics,
-            round(milliseconds, 3),
+            round(statistics.median(milliseconds), 3),
             folder,
         )
         for model, cut, metrics, milliseconds, folder in zip(models, cuts, after, times, folders, strict=True)
@@ -158,16 +159,3 @@ def _config_text(config: Mapping[str, Any] | None, model: nn.Module, folder: Pat
 
     options = {**config.get("model", {}), "channels": _widths(model), "width_scale": 1.0}
     return yaml.safe_dump({**config, "model": options, "output_dir": str(folder)}, sort_keys=False)
-
-
-@torch.no_grad()
-def _latency(models: Sequence[nn.Module], image: Tensor, repeats: int = 9) -> list[float]:
-    x = image.expand(_BATCH, *image.shape[1:]).contiguous()
-    times: list[list[float]] = [[] for _ in models]
-    for turn in range(repeats + 1):
-        for model, own in zip(models, times, strict=True):
-            begun = time.perf_counter()
-            model(x)
-            if turn:
-                own.append(1000 * (time.perf_counter() - begun))
-    return [statistics.median(own) for own in times]

@@ -7,9 +7,9 @@ range seen on calibration images. A basis is cheap and sensitive to rounding; th
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+import copy
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 from zipfile import BadZipFile
@@ -19,11 +19,13 @@ import torch._inductor.config as inductor_config
 from torch import Tensor, nn
 from torch.export import ExportedProgram
 
-from kanvolution.deploy.export import KEY, Description, load_exported, trace
+from kanvolution.deploy.export import FORMATS, load_exported, trace
+from kanvolution.deploy.loaded import KEY, Description, Loaded
 from kanvolution.deploy.outputs import beside, check_compiler, check_new_file, quiet
 from kanvolution.deploy.unfused import unfused
 from kanvolution.extras import require
 from kanvolution.inference import optimize
+from kanvolution.layers.layer import KANLayer
 from kanvolution.models.pretrained import make_network, model_config
 from kanvolution.models.weights import load_weights, read_weights, write_weights
 from kanvolution.registry import Registry
@@ -31,27 +33,17 @@ from kanvolution.registry import Registry
 _LAYERS = (nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Linear)
 
 
-class QuantizedNetwork(nn.Module):
-    """A network from a quantised file: images [N, C, *S] to outputs, on the CPU and without gradients.
+@dataclass(frozen=True)
+class Rounded:
+    """Training with rounding in the forward pass, before weights are fixed.
 
-    Attributes:
-        description: the file's `Description`.
+    Args:
+        batches: of images and classes, one step for each.
+        lr: learning rate (AdamW).
     """
 
-    def __init__(self, run: Callable[[Tensor], Tensor], description: Description) -> None:
-        super().__init__()
-        self._run = run
-        self.description = description
-
-    def forward(self, x: Tensor) -> Tensor:
-        shape = self.description.input_shape
-        if tuple(x.shape[1:]) != shape[1:]:
-            raise ValueError(
-                f"input of shape {tuple(x.shape)}: this file takes [N, {', '.join(map(str, shape[1:]))}]; bring inputs "
-                "to it, or quantise again with calibration images of that shape"
-            )
-        with torch.no_grad():
-            return self._run(x)
+    batches: Iterable[tuple[Tensor, Tensor]]
+    lr: float
 
 
 class Backend(Protocol):
@@ -59,19 +51,30 @@ class Backend(Protocol):
 
     Attributes:
         suffix: of its files.
+        takes_apart: whether it is given the network unfused, without batch norms; as it is otherwise.
+        trains: whether it can train with rounding.
     """
 
     suffix: str
+    takes_apart: bool
+    trains: bool
 
     def check(self, layers: Sequence[nn.Module]) -> None:
         """Raises what is missing, and ValueError for layers that it cannot quantise, before work starts."""
         ...
 
-    def write(self, model: nn.Module, batches: Sequence[Tensor], path: Path, description: Description) -> None:
-        """Quantise the unfused network on the batches and write the file."""
+    def write(
+        self,
+        model: nn.Module,
+        batches: Sequence[Tensor],
+        path: Path,
+        description: Description,
+        training: Rounded | None,
+    ) -> None:
+        """Quantise the network on the batches and write the file."""
         ...
 
-    def load(self, path: Path) -> QuantizedNetwork:
+    def load(self, path: Path) -> Loaded:
         """The network in the file."""
         ...
 
@@ -88,6 +91,7 @@ class Inductor:
     """torchao's quantisation of exported programs; compiled for this kind of processor when it is loaded."""
 
     suffix = ".pt2"
+    takes_apart, trains = True, True
 
     def check(self, layers: Sequence[nn.Module]) -> None:
         check_compiler("backend 'inductor'")
@@ -99,18 +103,31 @@ class Inductor:
                 "convolutions in 1 or 3 dimensions; take backend 'onnxruntime'"
             )
 
-    def write(self, model: nn.Module, batches: Sequence[Tensor], path: Path, description: Description) -> None:
+    def write(
+        self,
+        model: nn.Module,
+        batches: Sequence[Tensor],
+        path: Path,
+        description: Description,
+        training: Rounded | None,
+    ) -> None:
         with quiet():
-            from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e
+            from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e, prepare_qat_pt2e
 
         model = _images_last(model)
-        prepared = prepare_pt2e(trace(model, _as_images_last(batches[0])).module(), _quantizer(is_qat=False))
-        with torch.no_grad():
+        if training is not None:
+            _make_trainable(model)
+        prepare = prepare_pt2e if training is None else prepare_qat_pt2e
+        traced = trace(model, _as_images_last(batches[0])).module()
+        prepared = prepare(traced, _quantizer(is_qat=training is not None))
+        with torch.no_grad():  # ranges first: a first step of training must not see those of nothing
             for batch in batches:
                 prepared(_as_images_last(batch))
+        if training is not None:
+            _train(prepared, training)
         _save_converted(prepared, batches[0], path, description)
 
-    def load(self, path: Path) -> QuantizedNetwork:
+    def load(self, path: Path) -> Loaded:
         with quiet():
             require("torchao.quantization.pt2e", "deploy")  # registers the operators of the program
         check_compiler("a file of backend 'inductor'")
@@ -129,19 +146,26 @@ class Inductor:
             seen.add(x.shape)
             return y
 
-        return QuantizedNetwork(run, Description.from_json(found[KEY] or None, path))
+        return Loaded(run, Description.from_json(found[KEY] or None, path))
 
 
 class OnnxRuntime:
     """ONNX Runtime: 1 to 3 dimensions, any number of images, no compiler."""
 
     suffix = ".onnx"
+    takes_apart, trains = True, False
 
     def check(self, layers: Sequence[nn.Module]) -> None:
-        for package in ("onnx", "onnxscript", "onnxruntime"):
-            require(package, "deploy")
+        FORMATS["onnx"].check()
 
-    def write(self, model: nn.Module, batches: Sequence[Tensor], path: Path, description: Description) -> None:
+    def write(
+        self,
+        model: nn.Module,
+        batches: Sequence[Tensor],
+        path: Path,
+        description: Description,
+        training: Rounded | None,
+    ) -> None:
         import onnx
         from onnxruntime.quantization import (
             CalibrationDataReader,
@@ -159,14 +183,12 @@ class OnnxRuntime:
                 return next(self.feeds, None)
 
         full = path.with_name("full.onnx")
+        FORMATS["onnx"].write(trace(model, batches[0]), full, "")
         with quiet():
-            made = torch.onnx.export(trace(model, batches[0]), dynamo=True, verbose=False)
-            assert made is not None
-            made.save(str(full))
             quantize_static(
                 str(full),
                 str(path),
-                Reader(str(made.model.graph.inputs[0].name)),
+                Reader(onnx.load(full).graph.input[0].name),
                 quant_format=QuantFormat.QDQ,
                 op_types_to_quantize=["Conv", "Gemm", "MatMul"],
                 per_channel=True,
@@ -177,23 +199,30 @@ class OnnxRuntime:
         stored = onnx.load(path)
         for node in stored.graph.node:  # where each came from, in many words
             del node.metadata_props[:]
-        onnx.helper.set_model_props(stored, {KEY: json.dumps(asdict(description))})
+        onnx.helper.set_model_props(stored, {KEY: description.to_json()})
         onnx.save(stored, path)
 
-    def load(self, path: Path) -> QuantizedNetwork:
-        loaded = load_exported(path)
-        return QuantizedNetwork(loaded, loaded.description)
+    def load(self, path: Path) -> Loaded:
+        return load_exported(path)
 
 
 class Storage:
     """8-bit weights on disk, float32 when loaded: a small file, nothing faster. Needs a network of `create_model`."""
 
     suffix = ".safetensors"
+    takes_apart, trains = False, False
 
     def check(self, layers: Sequence[nn.Module]) -> None:
         """Nothing is needed."""
 
-    def write(self, model: nn.Module, batches: Sequence[Tensor], path: Path, description: Description) -> None:
+    def write(
+        self,
+        model: nn.Module,
+        batches: Sequence[Tensor],
+        path: Path,
+        description: Description,
+        training: Rounded | None,
+    ) -> None:
         if description.model is None:
             raise ValueError(
                 "backend 'storage' keeps weights, and this network was not made by create_model, so nothing could make "
@@ -207,9 +236,9 @@ class Storage:
             scale = value.abs().flatten(1).amax(1).clamp_min(1e-12) / 127
             state[name] = (value / scale.view(-1, *(1,) * (value.ndim - 1))).round().to(torch.int8)
             state[f"{name}{_SCALE}"] = scale
-        write_weights(path, state, {KEY: json.dumps(asdict(description))})
+        write_weights(path, state, {KEY: description.to_json()})
 
-    def load(self, path: Path) -> QuantizedNetwork:
+    def load(self, path: Path) -> Loaded:
         state, metadata = read_weights(path)
         description = Description.from_json(metadata.get(KEY), path)
         assert description.model is not None
@@ -218,7 +247,7 @@ class Storage:
             state[key] = state[key].float() * scale.view(-1, *(1,) * (state[key].ndim - 1))
         network = make_network(description.model)
         load_weights(network, state, source=repr(str(path)))
-        return QuantizedNetwork(network.eval(), description)
+        return Loaded(network.eval(), description)
 
 
 _SCALE = "::scale"
@@ -283,11 +312,12 @@ def quantize(
     """
     kind, path = BACKENDS[backend], Path(path).expanduser()
     check_new_file(path, kind.suffix, f"backend {backend!r}")
-    if labelled is not None and not isinstance(kind, Inductor):
+    if labelled is not None and not kind.trains:
         raise ValueError(f"labelled batches train with backend 'inductor' alone, not with {backend!r}; leave them out")
     calibration = _checked(batches)
-    network = unfused(optimize(model))
-    layers = [layer for layer in network.modules() if isinstance(layer, _LAYERS)]
+    network = unfused(optimize(model)) if kind.takes_apart else copy.deepcopy(model).eval()
+    counted = _LAYERS if kind.takes_apart else (*_LAYERS, KANLayer)
+    layers = [layer for layer in network.modules() if isinstance(layer, counted)]
     if not layers:
         raise ValueError("the network has no convolution or linear layer that could be quantised")
     kind.check(layers)
@@ -295,17 +325,13 @@ def quantize(
         shape = tuple(network(calibration[0]).shape)
     description = Description(f"int8-{backend}", tuple(calibration[0].shape), False, shape, data, model_config(model))
     with beside(path) as temporary:
-        if labelled is not None:
-            _train_quantized(network, calibration, labelled, lr, temporary, description)
-        elif backend == "storage":
-            kind.write(model, calibration, temporary, description)
-        else:
-            kind.write(network, calibration, temporary, description)
+        training = None if labelled is None else Rounded(labelled, lr)
+        kind.write(network, calibration, temporary, description, training)
         temporary.replace(path)
     return Quantized(path, backend, len(layers))
 
 
-def load_quantized(path: str | Path) -> QuantizedNetwork:
+def load_quantized(path: str | Path) -> Loaded:
     """The network in a file of `quantize`, of whatever backend.
 
     Raises:
@@ -315,12 +341,11 @@ def load_quantized(path: str | Path) -> QuantizedNetwork:
     path = Path(path).expanduser()
     if not path.is_file():
         raise ValueError(f"there is no file {str(path)!r}; `kanvolution quantize RUN` writes one")
-    kinds = [BACKENDS[name] for name in BACKENDS if BACKENDS[name].suffix == path.suffix]
-    if not kinds:
-        known = ", ".join(BACKENDS[name].suffix for name in BACKENDS)
-        raise ValueError(f"{str(path)!r} must end in one of {known}")
+    kinds = {BACKENDS[name].suffix: BACKENDS[name] for name in BACKENDS}
+    if path.suffix not in kinds:
+        raise ValueError(f"{str(path)!r} must end in one of {', '.join(kinds)}")
     try:
-        return kinds[0].load(path)
+        return kinds[path.suffix].load(path)
     except (RuntimeError, OSError, BadZipFile) as error:  # what torch says of an archive that is none
         raise ValueError(
             f"{str(path)!r} is no quantised file, or is damaged: {str(error).partition(chr(10))[0]}"
@@ -361,33 +386,21 @@ def _quantizer(is_qat: bool) -> Any:
     return quantizer
 
 
-def _train_quantized(
-    model: nn.Module,
-    batches: Sequence[Tensor],
-    labelled: Iterable[tuple[Tensor, Tensor]],
-    lr: float,
-    path: Path,
-    description: Description,
-) -> None:
-    """Train with rounding in the forward pass, then write as `Inductor.write`."""
-    from torchao.quantization.pt2e.quantize_pt2e import prepare_qat_pt2e
-
-    model = _images_last(model)
+def _make_trainable(model: nn.Module) -> None:
+    """Weights that `optimize` made constant become parameters again."""
     for layer in model.modules():
         if isinstance(layer, _LAYERS):
             for name, parameter in layer.named_parameters(recurse=False):
                 setattr(layer, name, nn.Parameter(parameter.detach().clone()))
-    prepared = prepare_qat_pt2e(trace(model, _as_images_last(batches[0])).module(), _quantizer(is_qat=True))
-    with torch.no_grad():  # ranges first, so that the first steps are not taken with those of nothing
-        for batch in batches:
-            prepared(_as_images_last(batch))
-    optimizer = torch.optim.AdamW([p for p in prepared.parameters() if p.requires_grad], lr=lr, weight_decay=0.0)
-    for images, classes in labelled:
+
+
+def _train(prepared: Any, training: Rounded) -> None:
+    optimizer = torch.optim.AdamW((p for p in prepared.parameters() if p.requires_grad), training.lr, weight_decay=0.0)
+    for images, classes in training.batches:
         loss = nn.functional.cross_entropy(prepared(_as_images_last(images)), classes)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    _save_converted(prepared, batches[0], path, description)
 
 
 def _save_converted(prepared: Any, example: Tensor, path: Path, description: Description) -> None:
@@ -402,7 +415,7 @@ def _save_converted(prepared: Any, example: Tensor, path: Path, description: Des
         for node in program.graph.nodes:
             for key in ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "from_node"):
                 node.meta.pop(key, None)
-        torch.export.save(program, path, extra_files={KEY: json.dumps(asdict(description))})
+        torch.export.save(program, path, extra_files={KEY: description.to_json()})
 
 
 def _drop_unused(module: torch.fx.GraphModule) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ import torch
 from torch import Tensor
 
 from kanvolution.deploy.quantize import load_quantized
+from kanvolution.deploy.timing import in_turns
 from kanvolution.inference import optimize
 from kanvolution.models.weights import write_weights
 
@@ -100,22 +100,10 @@ def compare_quantized(
         }
         for batch in batch_sizes:
             x = torch.randn(batch, *network.description.input_shape[1:])
-            times = _in_turns(candidates, x, repeats)
-            latency[batch] = {name: 1000 * statistics.median(values) for name, values in times.items()}
+            times = in_turns(candidates, x, repeats)
+            latency[batch] = {name: statistics.median(values) for name, values in times.items()}
             ratios = [a / b for a, b in zip(times["compiled"], times["int8"], strict=True)]
             speedup[batch] = statistics.median(ratios)
     pairs = {name: (value, after[name]) for name, value in before.items()}
     metrics = {name: (a, b) for name, (a, b) in pairs.items() if a is not None and b is not None}
     return QuantizeReport(metrics, sizes, latency, speedup, torch.get_num_threads())
-
-
-@torch.no_grad()
-def _in_turns(candidates: Mapping[str, Callable[[Tensor], Tensor]], x: Tensor, repeats: int) -> dict[str, list[float]]:
-    times: dict[str, list[float]] = {name: [] for name in candidates}
-    for turn in range(repeats + 2):  # the first two compile and warm up
-        for name, function in candidates.items():
-            begun = time.perf_counter()
-            function(x)
-            if turn > 1:
-                times[name].append(time.perf_counter() - begun)
-    return times

@@ -205,7 +205,7 @@ def _check_metric(name: str, model: nn.Module, task: Task, data: DataSets) -> No
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     was_training = model.training
     try:
-        with torch.random.fork_rng(), torch.no_grad():
+        with torch.random.fork_rng(devices=[]), torch.no_grad():  # a loader draws from the CPU's generator
             inputs, target = next(iter(DataLoader(data.val, 2)))
             task.reset(device)
             task.update(model.eval()(inputs.to(device)), target.to(device))

@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from kanvolution.data import create_data
+from torch import nn
+
+from kanvolution.data import DataSets, create_data
 from kanvolution.extras import require
 from kanvolution.layers import ConvSpec
 from kanvolution.models import create_model
+from kanvolution.train.checkpoint import SavedForm
 from kanvolution.train.config import TrainerConfig
 from kanvolution.train.engine import FitResult, fit
 from kanvolution.train.options import named_options
@@ -39,18 +42,22 @@ def run_job(config: Mapping[str, Any], *, text: str | None = None, progress: Pro
     model = create_model(
         model_name, spec, num_classes=data.info.num_classes, in_chans=data.info.in_chans, **model_options
     )
-    return fit(
-        model,
-        data,
-        task=config["task"],
-        optim=config["optim"],
-        schedule=config["schedule"],
-        trainer=trainer,
-        tracker=config["tracker"],
-        seed=config["seed"],
-        output_dir=config["output_dir"],
-        resume=config["resume"],
-        config=text,
-        name=f"{model_name}-{spec.basis}-{data.info.name}",
-        progress=progress,
-    )
+    name = f"{model_name}-{spec.basis}-{data.info.name}"
+    return fit_config(config, model, data, trainer=trainer, text=text, name=name, progress=progress)
+
+
+def fit_config(
+    config: Mapping[str, Any],
+    model: nn.Module,
+    data: DataSets,
+    *,
+    trainer: TrainerConfig,
+    text: str | None,
+    name: str,
+    progress: Progress | None,
+    form: SavedForm | None = None,
+) -> FitResult:
+    """`fit` with what the configs of all jobs have: task, optim, schedule, tracker, seed, output_dir and resume."""
+    keys = ("task", "optim", "schedule", "tracker", "seed", "output_dir", "resume")
+    chosen = {key: config[key] for key in keys}
+    return fit(model, data, trainer=trainer, config=text, name=name, progress=progress, form=form, **chosen)

@@ -9,7 +9,7 @@ import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from kanvolution.extras import require
 from kanvolution.registry import Registry, unknown_name
@@ -61,9 +61,12 @@ class Tracker(ABC):
 TRACKERS: Registry[Callable[..., Tracker]] = Registry("tracker")
 
 
-def register_tracker(name: str) -> Callable[[Callable[..., Tracker]], Callable[..., Tracker]]:
+T = TypeVar("T", bound=Callable[..., Tracker])
+
+
+def register_tracker(name: str) -> Callable[[T], T]:
     """Decorator: makes a tracker available to every config as `tracker=name`. It takes options of its own."""
-    return TRACKERS.register(name)
+    return TRACKERS.adding(name)
 
 
 def list_trackers() -> list[str]:

@@ -43,13 +43,14 @@ class Dimension:
             return False
         return self.low <= value <= self.high
 
-    def suggest(self, trial: Any, key: str) -> Any:
-        """The value that an Optuna trial takes for this key."""
+    def distribution(self) -> Any:
+        """The values as Optuna has them."""
+        optuna = require("optuna.distributions", "tune")
         if self.choices is not None:
-            return trial.suggest_categorical(key, self.choices)
+            return optuna.CategoricalDistribution(self.choices)
         if isinstance(self.low, int) and isinstance(self.high, int):
-            return trial.suggest_int(key, self.low, self.high, log=self.log)
-        return trial.suggest_float(key, self.low, self.high, log=self.log)
+            return optuna.IntDistribution(self.low, self.high, log=self.log)
+        return optuna.FloatDistribution(self.low, self.high, log=self.log)
 
 
 @dataclass(frozen=True)

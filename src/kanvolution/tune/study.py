@@ -1,80 +1,60 @@
-"""A study: trainings with settings of a space, chosen by Optuna from what the earlier ones reached.
+"""A study: trainings with settings of a space, chosen from what the earlier ones reached.
 
-Everything is in one folder: `study.db`, from which the same call goes on, a run folder for each trial, and the results.
+Everything is in one folder, from which the same call goes on: the state of the back end, a run folder for each trial,
+and the results (`report.py`).
 """
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from kanvolution.checks import integer_at_least
-from kanvolution.configs import ConfigError, compose
 from kanvolution.extras import require
-from kanvolution.files import write_json, write_text
-from kanvolution.registry import unknown_name
-from kanvolution.train import run_job
+from kanvolution.files import write_json
+from kanvolution.registry import Registry
+from kanvolution.train import TrainingInterrupted
 from kanvolution.train.progress import Progress
-from kanvolution.train.trackers import Tracker
+from kanvolution.train.tasks import Task
+from kanvolution.tune.objective import TrialObjective, check_space
+from kanvolution.tune.report import StudyResult, Trial, report
 from kanvolution.tune.space import Space
 
-DATABASE, RESULTS, BEST, PICTURE = "study.db", "study.json", "best.txt", "study.png"
-_LOWER_IS_BETTER = ("loss", "calibration_error", "hd95")
+SETTINGS, DATABASE = "settings.json", "study.db"
 
 
 @dataclass(frozen=True)
-class Trial:
-    """One training of a study.
+class Plan:
+    """What a back end is asked for.
 
     Args:
-        number: from 0, in the order of their beginning.
-        state: "complete", "pruned" (stopped since it fell behind), or "failed".
-        value: of the metric; of the last epoch where it was pruned, None where it failed.
-        settings: key to value.
+        objective: what each trial does.
+        space: what is searched.
+        base: the settings of the first trial, for the keys whose value lies in the space.
+        folder: of the study.
+        samples: trials in all, those that are there already included.
+        seed: of the choice of settings.
     """
 
-    number: int
-    state: str
-    value: float | None
-    settings: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class StudyResult:
-    """All trials, the best one, and the overrides of `kanvolution train` that repeat it."""
-
+    objective: TrialObjective
+    space: Space
+    base: dict[str, Any]
     folder: Path
-    metric: str
-    trials: Sequence[Trial]
-    best: Trial
-    overrides: Sequence[str]
+    samples: int
+    seed: int
+
+    @property
+    def lower_is_better(self) -> bool:
+        """Whether the metric is to become small."""
+        return self.objective.metric in Task.lower_is_better
 
 
-class _Reporter(Tracker):
-    """Tells Optuna of each epoch, and stops a run that falls behind the others."""
-
-    def __init__(self, trial: Any, metric: str) -> None:
-        self.trial, self.metric = trial, metric
-
-    def log(self, record: Mapping[str, Any]) -> None:
-        value = record.get(f"val_{self.metric}")
-        if value is None or not math.isfinite(value):
-            return
-        self.trial.report(value, record["epoch"])
-        if self.trial.should_prune():
-            raise require("optuna", "tune").TrialPruned
-
-    def start(self, folder: Path, name: str, config: str | None) -> None:
-        """Nothing to do."""
-
-    def show(self, pictures: Sequence[Path]) -> None:
-        """Nothing to do."""
-
-    def finish(self, ok: bool) -> None:
-        """Nothing to do."""
+BACKENDS: Registry[Callable[..., list[Trial]]] = Registry("backend")
+"""What makes the trials of a `Plan`, with options of its own; returns all of them, those of earlier calls included."""
 
 
 def tune(
@@ -85,9 +65,11 @@ def tune(
     samples: int = 20,
     metric: str = "top1",
     seed: int = 0,
+    backend: str = "optuna",
     progress: Progress | None = None,
+    **options: Any,
 ) -> StudyResult:
-    """Search a space with Optuna's TPE; runs that fall behind the median of the others are stopped.
+    """Search a space with Optuna's TPE; runs that fall behind the others are stopped.
 
     The first trial has the settings of `overrides`, as far as they lie in the space. A trial that fails is reported,
     and the study goes on. The same call with the same folder continues a study, whenever it was interrupted.
@@ -96,92 +78,49 @@ def tune(
         overrides: of `kanvolution train`, for all trials ("data=npz", "trainer.epochs=5").
         space: what is searched.
         output_dir: a new or empty folder, or that of the same study.
-        samples: trials in all, those that are there already included.
+        samples: trials in all, those that are there already included; trials that were interrupted do not count.
         metric: of validation, in the last epoch.
-        seed: of the sampler.
+        seed: of the choice of settings.
+        backend: a name of `BACKENDS`.
         progress: what is told of each training; None prints.
+        options: of the back end.
 
     Raises:
         ValueError: a key that does not exist or cannot take a value of the space, before any training; a folder with
             something else in it; another space or metric than the study has; or not one trial was completed.
-        ImportError: Optuna is missing.
+        ImportError: a package of the back end is missing.
+        TrainingInterrupted: SIGINT or SIGTERM during a training.
     """
-    optuna = require("optuna", "tune")
     integer_at_least("samples", samples, 1)
-    base = _check(overrides, space)
+    integer_at_least("seed", seed, 0)
+    make = BACKENDS[backend]
+    base = check_space(overrides, space)
     folder = Path(output_dir)
-    database = folder / DATABASE
-    if folder.is_dir() and any(folder.iterdir()) and not database.is_file():
+    settings = {
+        "backend": backend,
+        "metric": metric,
+        "seed": seed,
+        "overrides": list(overrides),
+        "space": _plain(space),
+    }
+    known = folder / SETTINGS
+    if known.is_file():
+        if json.loads(known.read_text(encoding="utf-8")) != settings:
+            raise ValueError(
+                f"output_dir (={str(folder)!r}) holds a study of other settings (compare its {SETTINGS}); "
+                "choose a new folder"
+            )
+    elif folder.is_dir() and any(folder.iterdir()):
         raise ValueError(f"output_dir (={str(folder)!r}) is not empty and holds no study; choose a new folder")
+    plan = Plan(TrialObjective(tuple(overrides), metric, progress), space, base, folder, samples, seed)
+    trials = make(plan, lambda: _begin(folder, settings), **options)
+    return report(trials, space, folder, metric, overrides)
+
+
+def _begin(folder: Path, settings: dict[str, Any]) -> None:
+    """Make the folder of the study, when the back end is ready."""
     folder.mkdir(parents=True, exist_ok=True)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    facts = {"metric": metric, "overrides": list(overrides), "space": _plain(space)}
-    study = optuna.create_study(
-        storage=f"sqlite:///{database}",
-        study_name="study",
-        load_if_exists=True,
-        direction="minimize" if metric in _LOWER_IS_BETTER else "maximize",
-        sampler=optuna.samplers.TPESampler(seed=seed, n_startup_trials=min(10, max(3, samples // 3))),
-        pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=1),
-    )
-    earlier = study.user_attrs.get("facts")
-    if earlier is None:
-        study.set_user_attr("facts", facts)
-        study.enqueue_trial({key: base[key] for key in space.dimensions if key in base})
-    elif earlier != facts:
-        raise ValueError(f"output_dir (={str(folder)!r}) holds a study of other settings; choose a new folder")
-    states = optuna.trial.TrialState
-    for trial in study.get_trials(deepcopy=False, states=(states.RUNNING,)):
-        study.tell(trial.number, state=states.FAIL)  # of a process that is gone
-
-    def objective(trial: Any) -> float:
-        settings = {key: dimension.suggest(trial, key) for key, dimension in space.dimensions.items()}
-        lines = [*overrides, *_lines(settings), f"output_dir={folder / f'trial{trial.number:03d}'}"]
-        composed = compose(lines)
-        values = {**composed.values, "tracker": _Reporter(trial, metric)}
-        metrics = run_job(values, text=composed.text, progress=progress).metrics
-        if metric not in metrics:
-            raise ValueError(unknown_name("metric", metric, metrics))
-        value = metrics[metric]
-        return math.nan if value is None else float(value)
-
-    left = samples - len([t for t in study.get_trials(deepcopy=False) if t.state.is_finished()])
-    for _ in range(max(0, left)):
-        trial = study.ask()
-        try:
-            value = objective(trial)
-        except optuna.TrialPruned:
-            study.tell(trial, state=states.PRUNED)
-        except Exception as error:  # whatever a setting breaks is that setting's result
-            trial.set_user_attr("error", f"{type(error).__name__}: {error}")
-            study.tell(trial, state=states.FAIL)
-            if not study.get_trials(deepcopy=False, states=(states.COMPLETE,)) and trial.number == 0:
-                raise ValueError(f"the first trial, with the settings given, failed: {error}") from error
-        else:
-            study.tell(trial, value if math.isfinite(value) else None, skip_if_finished=True)
-    return _results(study, folder, metric, overrides)
-
-
-def _check(overrides: Sequence[str], space: Space) -> dict[str, Any]:
-    """The values of the space's keys before the search; ConfigError for a key or a value that cannot be."""
-    for text in overrides:
-        if text.startswith(("output_dir=", "resume=", "tracker=")):
-            raise ConfigError(f"{text!r}: every trial has its own; leave it out")
-    for settings in space.extremes():
-        compose([*overrides, *_lines(settings)])
-    values: Any = compose(overrides).values
-    found: dict[str, Any] = {}
-    for key, dimension in space.dimensions.items():
-        value = values
-        for part in key.split("."):
-            value = value[part]
-        if dimension.contains(value):
-            found[key] = value
-    return found
-
-
-def _lines(settings: Mapping[str, Any]) -> list[str]:
-    return [f"{key}={'null' if value is None else value}" for key, value in settings.items()]
+    write_json(folder / SETTINGS, settings)
 
 
 def _plain(space: Space) -> dict[str, Any]:
@@ -191,50 +130,70 @@ def _plain(space: Space) -> dict[str, Any]:
     }
 
 
-def _results(study: Any, folder: Path, metric: str, overrides: Sequence[str]) -> StudyResult:
-    names = {"COMPLETE": "complete", "PRUNED": "pruned", "FAIL": "failed"}
-    found = [t for t in study.get_trials(deepcopy=False) if t.state.name in names]
-    trials = [Trial(t.number, names[t.state.name], t.value, dict(t.params)) for t in found]
-    if not any(trial.state == "complete" for trial in trials):
-        errors = [t.user_attrs["error"] for t in found if "error" in t.user_attrs]
-        raise ValueError(
-            f"no trial was completed; the last one ended with {errors[-1] if errors else 'an interruption'}"
-        )
-    best = next(trial for trial in trials if trial.number == study.best_trial.number)
-    lines = [*overrides, *_lines(best.settings)]
-    write_json(
-        folder / RESULTS,
-        {"metric": metric, "best": asdict(best), "overrides": lines, "trials": [asdict(trial) for trial in trials]},
+@BACKENDS.register("optuna")
+def optuna_trials(plan: Plan, begin: Callable[[], None]) -> list[Trial]:
+    """One training after another in this process; those behind the median of the others are stopped."""
+    optuna = require("optuna", "tune")
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    begin()
+    states = optuna.trial.TrialState
+    storage = f"sqlite:///{plan.folder / DATABASE}"
+    # What was drawn before is not drawn again where a study goes on: its sampler has a seed of its own.
+    study = optuna.create_study(
+        storage=storage,
+        study_name="study",
+        load_if_exists=True,
+        direction="minimize" if plan.lower_is_better else "maximize",
+        pruner=optuna.pruners.MedianPruner(n_startup_trials=4, n_warmup_steps=1),
     )
-    write_text(folder / BEST, "kanvolution train " + " ".join(lines) + "\n")
-    _draw(study, folder / PICTURE, metric)
-    return StudyResult(folder, metric, trials, best, lines)
+    earlier = study.get_trials(deepcopy=False)
+    study.sampler = optuna.samplers.TPESampler(
+        seed=plan.seed + len(earlier), n_startup_trials=min(10, max(3, plan.samples // 3))
+    )
+    if not earlier:
+        study.enqueue_trial(plan.base)
+    for frozen in earlier:
+        if frozen.state == states.RUNNING:  # of a process that is gone
+            study.enqueue_trial(frozen.params)
+            study.tell(frozen.number, state=states.FAIL)
+    while sum(_state(t) in ("complete", "pruned", "failed") for t in study.get_trials(deepcopy=False)) < plan.samples:
+        _make(study, plan)
+    finished = [t for t in study.get_trials(deepcopy=False) if t.state.is_finished()]
+    return [Trial(t.number, _state(t), t.value, dict(t.params), t.user_attrs.get("error")) for t in finished]
 
 
-def _draw(study: Any, path: Path, metric: str) -> None:
-    """The value of each trial and the best so far; the value over each key."""
-    figure_module = require("matplotlib.figure", "viz")
-    complete = [t for t in study.get_trials(deepcopy=False) if t.value is not None]
-    keys = sorted({key for t in complete for key in t.params})
-    columns = min(4, 1 + len(keys))
-    rows = math.ceil((1 + len(keys)) / columns)
-    figure = figure_module.Figure(figsize=(3.2 * columns, 2.6 * rows), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False).flatten()
-    lower = study.direction.name == "MINIMIZE"
-    best: list[float] = []
-    for t in complete:
-        best.append(t.value if not best else (min if lower else max)(best[-1], t.value))
-    axes[0].plot([t.number for t in complete], [t.value for t in complete], "o", label="trial")
-    axes[0].step([t.number for t in complete], best, where="post", label="best so far")
-    axes[0].set(xlabel="trial", ylabel=metric)
-    axes[0].legend(fontsize=7)
-    for axis, key in zip(axes[1:], keys, strict=False):
-        values = [t.params[key] for t in complete]
-        text = not all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
-        axis.plot([str(v) for v in values] if text else values, [t.value for t in complete], "o")
-        if not text and min(values) > 0 and max(values) / min(values) > 20:
-            axis.set_xscale("log")
-        axis.set(xlabel=key)
-    for axis in axes[1 + len(keys) :]:
-        axis.set_axis_off()
-    figure.savefig(path, dpi=110)
+def _state(trial: Any) -> str:
+    """A trial's state in our words. Those that fail leave their error; those whose process ended cannot."""
+    if trial.state.name == "FAIL":
+        return "failed" if "error" in trial.user_attrs else "interrupted"
+    return {"COMPLETE": "complete", "PRUNED": "pruned"}.get(trial.state.name, "open")
+
+
+def _make(study: Any, plan: Plan) -> None:
+    """One trial of an Optuna study."""
+    optuna = require("optuna", "tune")
+    states = optuna.trial.TrialState
+    trial = study.ask({key: dimension.distribution() for key, dimension in plan.space.dimensions.items()})
+
+    def tell(value: float, epoch: int) -> None:
+        trial.report(value, epoch)
+        if trial.should_prune():
+            raise optuna.TrialPruned
+
+    try:
+        value = plan.objective(trial.params, plan.folder / f"trial{trial.number:03d}", tell)
+        if not math.isfinite(value):
+            raise ValueError(f"{plan.objective.metric} has no value")
+    except optuna.TrialPruned:
+        study.tell(trial, state=states.PRUNED)
+    except TrainingInterrupted:
+        raise  # the trial stays open, as after a kill, and is made again
+    except Exception as error:  # whatever a setting breaks is that setting's result
+        message = " ".join(f"{type(error).__name__}: {error}".split())
+        print(f"trial {trial.number} failed: {message}", flush=True)
+        trial.set_user_attr("error", message)
+        study.tell(trial, state=states.FAIL)
+        if trial.number == 0:
+            raise ValueError(f"the first trial, with the settings given, failed: {error}") from error
+    else:
+        study.tell(trial, value)

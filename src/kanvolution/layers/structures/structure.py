@@ -87,13 +87,7 @@ S = TypeVar("S", bound=type[Structure])
 
 def register_structure(name: str) -> Callable[[S], S]:
     """Class decorator: makes a `Structure` available to `ConvSpec` dictionaries and configs by name."""
-
-    def enter(cls: S) -> S:
-        STRUCTURES.register(name)(cls)
-        cls.name = name
-        return cls
-
-    return enter
+    return STRUCTURES.adding(name, as_name=True)
 
 
 def structure_from_dict(values: Mapping[str, Any]) -> Structure:
