@@ -37,7 +37,7 @@ def refine(options: argparse.Namespace) -> int:
 
     from kanvolution.checks import integer_at_least
     from kanvolution.cli.run_data import run_data
-    from kanvolution.deploy.refine import fit_range, refine
+    from kanvolution.deploy.refine import RangeCounter, fit_range, refine
     from kanvolution.train import Run, evaluate, load_run, save_run
     from kanvolution.train.run_folder import check_run_folder
 
@@ -63,18 +63,25 @@ def refine(options: argparse.Namespace) -> int:
     else:
         ends = (options.fit_range, 1 - options.fit_range)
         found = fit_range(run.model, images, quantiles=ends, layers=layers)
-    before = evaluate(run, data, task=task).metrics
-    after = evaluate(Run(output, found.model, run.info, run.epoch), data, task=task).metrics
+    refined = Run(output, found.model, run.info, run.epoch)
+    metrics, outside = [], []
+    for each in (run, refined):
+        with RangeCounter(each.model) as counter:
+            metrics.append(evaluate(each, data, task=task).metrics)
+        outside.append(counter.outside)
     output.mkdir(parents=True, exist_ok=True)
     save_run(output, found.model.cpu(), run.info, run.epoch)
     if (folder / "config.yaml").is_file():
         shutil.copyfile(folder / "config.yaml", output / "config.yaml")
-    rows = [("layer", "functions", "grid", "change of the functions")]
+    rows = [("layer", "functions", "grid", "outside", "change of the functions")]
     for layer in found.layers:
         grid = "-" if layer.grid_range is None else " → ".join(f"[{a:.3g}, {b:.3g}]" for a, b in layer.grid_range)
-        rows.append((layer.name, " → ".join(map(str, layer.functions)), grid, f"{100 * layer.error:.2g} %"))
-    print(table(rows, right=(1, 3)))
+        shares = "-" if layer.grid_range is None else " → ".join(f"{100 * o[layer.name]:.2g} %" for o in outside)
+        functions = " → ".join(map(str, layer.functions))
+        rows.append((layer.name, functions, grid, shares, f"{100 * layer.error:.2g} %"))
+    print(table(rows, right=(1, 3, 4)))
     print()
+    before, after = metrics
     names = [name for name, value in before.items() if value is not None]
     print(table([(name, f"{before[name]:.4f}", "→", f"{after[name]:.4f}") for name in names]))
     print(f"\n{output}")

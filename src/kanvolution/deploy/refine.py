@@ -15,9 +15,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
-from kanvolution.bases import BASES, Basis, MixedBasis, basis_from_description
+from kanvolution.bases import BASES, Basis, KeptFunctions, MixedBasis, basis_from_description
 from kanvolution.bases.basis import option_names
+from kanvolution.bases.extended import take_over
 from kanvolution.layers.layer import KANLayer
 from kanvolution.layers.penalties import kan_layers
 from kanvolution.models.pretrained import record_changes
@@ -88,13 +90,13 @@ def refine(model: nn.Module, data: Data | None = None, *, layers: Sequence[str] 
     if not options:
         raise ValueError("refine needs an option of the basis to change, e.g. grid_size=10 or degree=5")
     chosen = _layers(model, layers)
-    described = {name: _source(layer.basis).describe() for name, layer in chosen.items()}
+    described = {name: _description(_source(layer.basis)) for name, layer in chosen.items()}
     known = {option for description in described.values() for option in _options(description)}
     for option in options:
         if option not in known:
             raise ValueError(unknown_name("option of the layers' bases", option, known or ["(none)"]))
     wanted = {
-        name: {**{key: value for key, value in description.items() if key != "keep"}, **options}
+        name: {**description, **options}
         for name, description in described.items()
         if options.keys() <= _options(description)
     }
@@ -130,13 +132,12 @@ def fit_range(
     wanted = {}
     for name, layer in _layers(model, layers).items():
         source = _source(layer.basis)
-        if not hasattr(source, "grid_range") or _first_ones_stay(source) or name not in seen:
+        if _grid_range(source) is None or name not in seen:
             continue
         values = POINTWISE[source.input_map].value(seen[name].double()).flatten().sort().values
         ends = [float(values[round(share * (len(values) - 1))]) for share in quantiles]
         if ends[0] < ends[1]:
-            description = {key: value for key, value in source.describe().items() if key != "keep"}
-            wanted[name] = {**description, "grid_range": ends}
+            wanted[name] = {**_description(source), "grid_range": ends}
     if not wanted:
         raise ValueError("no layer has a basis with a grid whose range could be fitted; spline, rbf and relu have one")
     return _refitted(model, data, wanted, samples)
@@ -204,10 +205,10 @@ class RangeCounter:
         model: a network or a layer.
 
     Attributes:
-        counts: for each layer with a grid [below, inside, above].
+        counts: for each layer with a grid (of splines, radial functions, bumps) [below, inside, above].
 
     Raises:
-        ValueError: no layer has a basis with a grid.
+        ValueError: a model without Kolmogorov-Arnold layers.
 
     Example:
         >>> import torch, kanvolution as kv
@@ -220,30 +221,24 @@ class RangeCounter:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        self._sources = {
-            name: (layer, _source(layer.basis))
+        self._layers = {
+            name: (layer, source, ends)
             for name, layer in _layers(model, ("*",)).items()
-            if hasattr(_source(layer.basis), "grid_range")
+            if (ends := _grid_range(source := _source(layer.basis))) is not None
         }
-        if not self._sources:
-            raise ValueError("no layer has a basis with a grid; spline, rbf and relu have one")
-        self.counts = {name: [0, 0, 0] for name in self._sources}
-        self._handles: list[Any] = []
+        self.counts = {name: [0, 0, 0] for name in self._layers}
+        self._handles: list[RemovableHandle] = []
 
     @property
     def outside(self) -> dict[str, float]:
         """The share of the inputs of each layer that lie outside; 0 for a layer that has not run."""
-        return {
-            name: 1 - inside / (max(below + inside + above, 1)) if below + inside + above else 0.0
-            for name, (below, inside, above) in self.counts.items()
-        }
+        return {name: (below + above) / max(sum(c), 1) for name, c in self.counts.items() for below, _, above in [c]}
 
     def __enter__(self) -> RangeCounter:
-        for name, (layer, source) in self._sources.items():
-            if source.norm is not None:
-                self._handles.append(source.norm.register_forward_hook(self._hook(name, source, of_output=True)))
-            else:
-                self._handles.append(layer.register_forward_hook(self._hook(name, source, of_output=False)))
+        for name, (layer, source, ends) in self._layers.items():
+            seen_by = layer if source.norm is None else source.norm
+            hook = self._hook(name, source.input_map, ends, of_output=seen_by is source.norm)
+            self._handles.append(seen_by.register_forward_hook(hook))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -251,13 +246,11 @@ class RangeCounter:
             handle.remove()
         self._handles.clear()
 
-    def _hook(self, name: str, source: Basis, of_output: bool) -> Callable[..., None]:
+    def _hook(self, name: str, input_map: str, ends: tuple[float, float], of_output: bool) -> Callable[..., None]:
         def count(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            x = (output if of_output else inputs[0]).detach()
-            mapped = POINTWISE[source.input_map].value(x)
-            low, high = getattr(source, "grid_range")  # noqa: B009 - which not every basis has
-            below, above = int((mapped < low).sum()), int((mapped > high).sum())
-            for i, number in enumerate((below, x.numel() - below - above, above)):
+            mapped = POINTWISE[input_map].value((output if of_output else inputs[0]).detach())
+            below, above = int((mapped < ends[0]).sum()), int((mapped > ends[1]).sum())
+            for i, number in enumerate((below, mapped.numel() - below - above, above)):
                 self.counts[name][i] += number
 
         return count
@@ -286,6 +279,22 @@ def _source(basis: Basis) -> Basis:
     return basis.inner if isinstance(basis, MixedBasis) else basis
 
 
+def _whole(basis: Basis) -> Basis:
+    """The basis of a kind in the registry: the inner one where some functions were left out."""
+    return basis.inner if isinstance(basis, KeptFunctions) else basis
+
+
+def _description(basis: Basis) -> dict[str, Any]:
+    """What makes the whole basis again, with the base function that there is."""
+    return {**_whole(basis).describe(), "base": basis.base}
+
+
+def _grid_range(basis: Basis) -> tuple[float, float] | None:
+    """The ends of the grid outside of which the functions are zero, or nearly; None for a basis without."""
+    whole = _whole(basis)
+    return None if _first_ones_stay(whole) else getattr(whole, "grid_range", None)
+
+
 def _options(description: Mapping[str, Any]) -> set[str]:
     return set(option_names(BASES[description["name"]]))
 
@@ -307,12 +316,14 @@ def _refitted(
         inputs = layer.weight.shape[1] // layer.basis.size * groups
         basis = basis_from_description(description, in_channels=inputs, out_channels=len(layer.weight), groups=groups)
         basis.to(layer.weight.device, layer.weight.dtype)
-        _inherit(basis, _source(layer.basis))
+        old = _whole(_source(layer.basis))
+        if _first_ones_stay(old):
+            take_over(basis, old)
         made.append((name, layer, basis))
     found = []
     for name, layer, basis in made:
         old = _source(layer.basis)
-        functions, ranges = (old.size, basis.size), [getattr(b, "grid_range", None) for b in (old, basis)]
+        functions, ranges = (old.size, basis.size), [_grid_range(b) for b in (old, basis)]
         error = refit(layer, basis, seen.get(name))
         grid_range = None if ranges[0] is None or ranges[1] is None else (ranges[0], ranges[1])
         found.append(RefinedLayer(name, functions, grid_range, error))
@@ -328,24 +339,10 @@ def _first_ones_stay(basis: Basis) -> bool:
         return False
 
 
-@torch.no_grad()
-def _inherit(basis: Basis, old: Basis) -> None:
-    """Take over what functions have learned that are the same in a larger basis, the first of them."""
-    if not _first_ones_stay(old):
-        return
-    for name, value in old.named_parameters(recurse=False):
-        target = basis.get_parameter(name)
-        shared = min(target.shape[-1], value.shape[-1])
-        if name == "beta" and target.shape[-1] > shared:
-            shared -= 1  # the last coefficient of a recurrence is not used, and not learned
-        target[..., :shared] = value[..., :shared].to(target)
-        target.requires_grad_(value.requires_grad)
-
-
 def _places(old: Basis, new: Basis, inputs: Tensor | None) -> tuple[Tensor, Tensor]:
     """Where functions are compared, [channels or 1, M] in float64, and how much each place weighs, [M]."""
     x = torch.linspace(-9, 9, 721, dtype=torch.float64)
-    ranges = [r for r in (getattr(old, "grid_range", None), getattr(new, "grid_range", None)) if r is not None]
+    ranges = [r for r in (_grid_range(old), _grid_range(new)) if r is not None]
     weights = torch.ones_like(x)
     if ranges:
         low, high = min(r[0] for r in ranges), max(r[1] for r in ranges)
