@@ -304,7 +304,7 @@ def _meyer_angle(t):
 
 
 @triton.jit
-def _psi(u, kind: tl.constexpr):
+def psi(u, kind: tl.constexpr):
     """The mother wavelets of `ops.WAVELETS`."""
     if kind == "mexican_hat":
         near = tl.minimum(tl.maximum(u, -40.0), 40.0)  # no inf * 0 far out
@@ -326,7 +326,7 @@ def _psi(u, kind: tl.constexpr):
 
 
 @triton.jit
-def _psi_slope(u, kind: tl.constexpr):
+def psi_slope(u, kind: tl.constexpr):
     near = tl.minimum(tl.maximum(u, -40.0), 40.0)
     if kind == "mexican_hat":
         return 0.8673250705840776 * near * (near * near - 3.0) * _gaussian(u)
@@ -355,13 +355,13 @@ def _psi_slope(u, kind: tl.constexpr):
 @triton.jit
 def wavelet_value(u, k: tl.constexpr, first, second, S: tl.constexpr):
     """First and second are scale and translation."""
-    return _psi((u - tl.load(second + k).to(tl.float32)) / tl.load(first + k).to(tl.float32), S[0])
+    return psi((u - tl.load(second + k).to(tl.float32)) / tl.load(first + k).to(tl.float32), S[0])
 
 
 @triton.jit
 def wavelet_slope(u, k: tl.constexpr, first, second, S: tl.constexpr):
     scale = tl.load(first + k).to(tl.float32)
-    return _psi_slope((u - tl.load(second + k).to(tl.float32)) / scale, S[0]) / scale
+    return psi_slope((u - tl.load(second + k).to(tl.float32)) / scale, S[0]) / scale
 
 
 @triton.jit
