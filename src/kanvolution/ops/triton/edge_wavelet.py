@@ -510,7 +510,7 @@ def gradients(call: Call, into: Contraction, grad: Tensor, wanted: tuple[bool, b
     found = (
         (grad_x, call.x),
         (grad_weight.transpose(1, 2).reshape(weight.shape), weight),
-        (sums[0], scale),
-        (sums[1], translation),
+        (sums[0].clone(), scale),
+        (sums[1].clone(), translation),
     )
     return [conform(value, target) for (value, target), want in zip(found, wanted, strict=True) if want]
