@@ -12,6 +12,9 @@ With u = (x[m, c] - translation[o, c]) / scale[o, c] at the position m of the in
 Strides, padding and dilation, of an ordinary or a transposed convolution in up to three dimensions, are those of fold and
 unfold alone. z and g are made for a few samples at a time. Sums over positions have two stages: each program writes its
 own, and PyTorch adds those up; there are no atomic additions. All is computed in float32.
+
+What depends on a tile's row or column alone is loaded in one dimension: in two, each thread would load it once for each
+of its elements.
 """
 
 # Bodies of device functions are Triton's language, which has other types.
@@ -113,8 +116,8 @@ def values_kernel(
     column = tl.program_id(0) % across
     first = column % blocks * TAPS
     group = column // blocks // tiles
-    o = (column // blocks % tiles * TILE_O + tl.arange(0, TILE_O))[None, :]
-    r = (tl.program_id(0) // across * TILE_R + tl.arange(0, TILE_R))[:, None]
+    o = column // blocks % tiles * TILE_O + tl.arange(0, TILE_O)
+    r = tl.program_id(0) // across * TILE_R + tl.arange(0, TILE_R)
     source = x + (r // space).to(tl.int64) * x_n + (r % space).to(tl.int64) * x_s + group.to(tl.int64) * channels * x_c
     output = group * outputs + o
     sums = ()
@@ -125,17 +128,18 @@ def values_kernel(
         place = packed + c * (ALL_TAPS + 2) * all_outputs + output
         inverse = tl.load(place, mask=o < outputs, other=0.0)
         translation = tl.load(place + all_outputs, mask=o < outputs, other=0.0)
-        edge = psi((value - translation) * inverse, KIND)
+        edge = psi((value[:, None] - translation[None, :]) * inverse[None, :], KIND)
         added = ()
         for i in tl.static_range(TAPS):
             t = first + i
             w = tl.load(place + (2 + t) * all_outputs, mask=(o < outputs) & (t < ALL_TAPS), other=0.0)
-            added = added + (sums[i] + w * edge,)  # noqa: RUF005 (Triton has no star here)
+            added = added + (sums[i] + w[None, :] * edge,)  # noqa: RUF005 (Triton has no star here)
         sums = added
         source += x_c
-    target = z + (r.to(tl.int64) * ALL_TAPS + first) * all_outputs + output
+    inside = (r < rows)[:, None] & (o < outputs)[None, :]
+    target = z + ((r.to(tl.int64) * ALL_TAPS + first) * all_outputs)[:, None] + output[None, :]
     for i in tl.static_range(TAPS):
-        tl.store(target + i * all_outputs, sums[i], mask=(r < rows) & (o < outputs) & (first + i < ALL_TAPS))
+        tl.store(target + i * all_outputs, sums[i], mask=inside & (first + i < ALL_TAPS))
 
 
 @triton.jit
@@ -235,12 +239,12 @@ def data_kernel(
     column = tl.program_id(0) % across
     part = (tl.program_id(0) // across).to(tl.int64)
     group = column // tiles
-    c = (column % tiles * TILE_C + tl.arange(0, TILE_C))[None, :]
-    r = (tl.program_id(0) // across * TILE_R + tl.arange(0, TILE_R))[:, None]
-    inside = (r < rows) & (c < channels)
-    n = (r // space).to(tl.int64)
-    s = (r % space).to(tl.int64)
-    own = (group * channels + c).to(tl.int64)
+    c = column % tiles * TILE_C + tl.arange(0, TILE_C)
+    r = tl.program_id(0) // across * TILE_R + tl.arange(0, TILE_R)
+    inside = (r < rows)[:, None] & (c < channels)[None, :]
+    n = (r // space).to(tl.int64)[:, None]
+    s = (r % space).to(tl.int64)[:, None]
+    own = (group * channels + c).to(tl.int64)[None, :]
     value = tl.load(x + n * x_n + own * x_c + s * x_s, mask=inside, other=0.0).to(tl.float32)
     received = g + r.to(tl.int64) * (ALL_TAPS * all_outputs) + group * outputs
     place = packed + group * outputs * (ALL_TAPS + 2) * channels + c
@@ -249,16 +253,17 @@ def data_kernel(
     for _output in range(outputs):
         inverse = tl.load(place, mask=c < channels, other=0.0)
         translation = tl.load(place + channels, mask=c < channels, other=0.0)
-        at = (value - translation) * inverse
+        at = (value - translation[None, :]) * inverse[None, :]
         slope = tl.zeros((TILE_R, TILE_C), tl.float32)
         for t in tl.static_range(ALL_TAPS):
             w = tl.load(place + (2 + t) * channels, mask=c < channels, other=0.0)
-            slope += w * tl.load(received + t * all_outputs, mask=r < rows, other=0.0).to(tl.float32)
-        slope = slope * psi_slope(at, KIND) * inverse
+            dy = tl.load(received + t * all_outputs, mask=r < rows, other=0.0).to(tl.float32)
+            slope += w[None, :] * dy[:, None]
+        slope = slope * psi_slope(at, KIND) * inverse[None, :]
         total += slope
         if WANT_SUMS:
-            tl.store(target, -tl.sum(at * slope, axis=0)[None, :], mask=c < channels)
-            tl.store(target + all_outputs * channels, -tl.sum(slope, axis=0)[None, :], mask=c < channels)
+            tl.store(target, -tl.sum(at * slope, axis=0), mask=c < channels)
+            tl.store(target + all_outputs * channels, -tl.sum(slope, axis=0), mask=c < channels)
         place += (ALL_TAPS + 2) * channels
         received += 1
         target += channels
@@ -294,8 +299,8 @@ def weight_kernel(
     part = tl.program_id(0) // across
     first = column % blocks * TAPS
     output = column // blocks // tiles
-    c = (column // blocks % tiles * TILE_C + tl.arange(0, TILE_C))[None, :]
-    own = (output // outputs * channels + c).to(tl.int64)
+    c = column // blocks % tiles * TILE_C + tl.arange(0, TILE_C)
+    own = (output // outputs * channels + c).to(tl.int64)[None, :]
     place = packed + output * (ALL_TAPS + 2) * channels + c
     inverse = tl.load(place, mask=c < channels, other=0.0)
     translation = tl.load(place + channels, mask=c < channels, other=0.0)
@@ -304,23 +309,23 @@ def weight_kernel(
         sums = sums + (tl.zeros((TILE_R, TILE_C), tl.float32),)  # noqa: RUF005 (Triton has no star here)
     last = tl.minimum(rows, (part + 1) * rows_of_part)
     for start in range(part * rows_of_part, last, TILE_R):
-        r = (start + tl.arange(0, TILE_R))[:, None]
-        n = (r // space).to(tl.int64)
-        s = (r % space).to(tl.int64)
-        inside = (r < last) & (c < channels)
+        r = start + tl.arange(0, TILE_R)
+        n = (r // space).to(tl.int64)[:, None]
+        s = (r % space).to(tl.int64)[:, None]
+        inside = (r < last)[:, None] & (c < channels)[None, :]
         value = tl.load(x + n * x_n + own * x_c + s * x_s, mask=inside, other=0.0).to(tl.float32)
-        edge = psi((value - translation) * inverse, KIND)
+        edge = psi((value - translation[None, :]) * inverse[None, :], KIND)
         received = g + (r.to(tl.int64) * ALL_TAPS + first) * all_outputs + output
         added = ()
         for i in tl.static_range(TAPS):
             dy = tl.load(received + i * all_outputs, mask=(r < last) & (first + i < ALL_TAPS), other=0.0)
-            added = added + (sums[i] + dy.to(tl.float32) * edge,)  # noqa: RUF005 (Triton has no star here)
+            added = added + (sums[i] + dy.to(tl.float32)[:, None] * edge,)  # noqa: RUF005 (Triton has no star here)
         sums = added
     target = partials + ((part.to(tl.int64) * all_outputs + output) * ALL_TAPS + first) * channels + c
     for i in tl.static_range(TAPS):
         tl.store(
             target + i * channels,
-            tl.sum(sums[i], axis=0)[None, :],
+            tl.sum(sums[i], axis=0),
             mask=(c < channels) & (first + i < ALL_TAPS),
         )
 
@@ -352,9 +357,12 @@ def _taps_of_program(taps: int) -> int:
 
 
 def _tile(count: int, most: int, elements: int) -> tuple[int, int]:
-    """Rows and columns of a tile, `count` columns being there."""
+    """Rows and columns of a tile, `count` columns being there.
+
+    Fewer rows than a program's 128 threads: what is loaded for the rows alone then needs no exchange between threads.
+    """
     columns = min(triton.next_power_of_2(count), most)
-    return elements // columns, columns
+    return min(elements // columns, 64), columns
 
 
 def _chunks(batch: int, elements: int) -> Iterator[slice]:
@@ -425,7 +433,8 @@ def gradients(call: Call, into: Contraction, grad: Tensor, wanted: tuple[bool, b
     kernel, (outputs, channels) = tuple(weight.shape[2:]), weight.shape[:2]
     taps, groups = math.prod(kernel), convolution.groups
     x, x_strides = flat(call.x, 2)
-    grad, grad_strides = flat(grad, 2)
+    # Outputs next to each other: in this order unfold reads and writes.
+    grad, grad_strides = flat(grad.movedim(1, -1).contiguous().movedim(-1, 1), 2)
     size, size_out = tuple(x.shape[2:]), tuple(grad.shape[2:])
     space = math.prod(size)
     packed = _packed(call, into)
