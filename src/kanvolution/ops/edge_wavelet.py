@@ -1,4 +1,4 @@
-"""One wavelet for every edge, and the convolution behind it, output by output: the tensor of all edges never exists."""
+"""One wavelet for every edge, and the convolution behind it: the tensor of all edges never exists."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ def edge_wavelet_convolution(
 ) -> Tensor:
     """y[n, o] = sum_c weight[o, c] * psi((x[n, c] - translation[o, c]) / scale[o, c]), * the convolution over space.
 
-    Forward and backward hold the wavelets of one output at a time, [N, C / groups, *S], and x, the weight, scale and
-    translation alone are saved. Source: Bozorgasl and Chen, "Wav-KAN", arXiv 2405.12832.
+    Forward and backward hold the wavelets of one output at a time, [N, C / groups, *S], or of none in GPU kernels, and
+    x, the weight, scale and translation alone are saved. Source: Bozorgasl and Chen, "Wav-KAN", arXiv 2405.12832.
 
     Args:
         x: [N, C, *S].

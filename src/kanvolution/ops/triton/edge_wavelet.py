@@ -1,4 +1,4 @@
-"""One wavelet for every edge with the convolution behind it, forward and backward; the tensor of all edges never exists.
+"""One wavelet for every edge and the convolution behind it, forward and backward, without the tensor of all edges.
 
 With u = (x[m, c] - translation[o, c]) / scale[o, c] at the position m of the input, all samples together, and T taps:
 
@@ -9,16 +9,16 @@ With u = (x[m, c] - translation[o, c]) / scale[o, c] at the position m of the in
                 dx[m, c] = sum_o h;  dtranslation[o, c] = -sum_m h;  dscale[o, c] = -sum_m u h
     weight      dW[o, c, t] = sum_m g[m, t, o] psi(u)
 
-Strides, padding and dilation, of an ordinary or a transposed convolution in up to three dimensions, are those of fold and
-unfold alone. z and g are made for a few samples at a time. Sums over positions have two stages: each program writes its
-own, and PyTorch adds those up; there are no atomic additions. All is computed in float32.
+Strides, padding and dilation, of an ordinary or a transposed convolution in up to three dimensions, matter to fold and
+unfold alone. z and g are made for a few samples at a time. Sums over positions have two stages: each program writes
+its own, and PyTorch adds those up; there are no atomic additions. All is computed in float32.
 
 What depends on a tile's row or column alone is loaded in one dimension: in two, each thread would load it once for each
 of its elements.
 """
 
 # Bodies of device functions are Triton's language, which has other types.
-# pyright: reportGeneralTypeIssues=false, reportArgumentType=false, reportAttributeAccessIssue=false, reportOperatorIssue=false
+# pyright: reportGeneralTypeIssues=false, reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportOperatorIssue=false
 
 from __future__ import annotations
 
