@@ -51,7 +51,7 @@ class Published:
                 not fit.
         """
         # What torch-conv-kan calls its entries is known to the floor above.
-        from kanvolution.compat.torch_conv_kan.vgg import load_vgg
+        from kanvolution.compat.torch_conv_kan.published import load_vgg
 
         path = None if source is None else Path(source).expanduser()
         if path is None or not path.is_file():

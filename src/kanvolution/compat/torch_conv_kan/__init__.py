@@ -17,15 +17,16 @@ The mixtures of experts, and they alone, return (y, loss), as the peer's do: see
 from kanvolution.compat.torch_conv_kan.attention import ATTENTIONS
 from kanvolution.compat.torch_conv_kan.experts import EXPERT_LAYERS, PeerMixture
 from kanvolution.compat.torch_conv_kan.layers import LAYERS, BatchRangeLegendre
+from kanvolution.compat.torch_conv_kan.models import MODELS
 from kanvolution.compat.torch_conv_kan.networks import NETWORKS
+from kanvolution.compat.torch_conv_kan.published import from_pretrained
 from kanvolution.compat.torch_conv_kan.simple import convert_simple
-from kanvolution.compat.torch_conv_kan.vgg import VGGS, from_pretrained
 
 globals().update(ATTENTIONS)
 globals().update(NETWORKS)
 globals().update(LAYERS)
 globals().update(EXPERT_LAYERS)
-globals().update(VGGS)
+globals().update(MODELS)
 
 __all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
     "BatchRangeLegendre",
@@ -36,5 +37,5 @@ __all__ = [  # pyright: ignore[reportUnsupportedDunderAll]
     *EXPERT_LAYERS,
     *ATTENTIONS,
     *NETWORKS,
-    *VGGS,
+    *MODELS,
 ]
