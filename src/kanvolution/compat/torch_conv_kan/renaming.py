@@ -93,6 +93,6 @@ def _identity_norm(layer: nn.Module) -> Iterator[tuple[str, Tensor]]:
     norm = layer.norm if layer.norm is not None else basis.norm
     groups = groups_of(layer.conv)
     for name, fill in (("weight", 1.0), ("bias", 0.0)):
-        own = getattr(norm, name, None)
-        for group in range(groups if own is not None else 0):
-            yield f"layer_norm.{group}.{name}", torch.full((len(own) // groups,), fill)
+        if getattr(norm, name, None) is not None:
+            for group in range(groups):
+                yield f"layer_norm.{group}.{name}", torch.full((norm.num_features // groups,), fill)
