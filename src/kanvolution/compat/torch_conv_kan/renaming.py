@@ -87,12 +87,12 @@ def _beginning(key: str, names: Mapping[str, str]) -> str:
 
 
 def _identity_norm(layer: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """The entries of torch-conv-kan's layer for a norm with gain 1 and bias 0."""
+    """The entries of torch-conv-kan's layer for an instance norm with gain 1 and bias 0."""
     assert isinstance(layer, KANConvNormAct)
-    basis: Any = next((m.basis for m in layer.modules() if hasattr(m, "basis")), None)
-    norm = layer.norm if layer.norm is not None else basis.norm
-    groups = groups_of(layer.conv)
-    for name, fill in (("weight", 1.0), ("bias", 0.0)):
-        if getattr(norm, name, None) is not None:
+    basis: Any = next(m.basis for m in layer.modules() if hasattr(m, "basis"))
+    norm: Any = layer.norm if layer.norm is not None else basis.norm
+    if isinstance(norm, nn.InstanceNorm2d) and norm.affine:
+        groups = groups_of(layer.conv)
+        for name, fill in (("weight", 1.0), ("bias", 0.0)):
             for group in range(groups):
                 yield f"layer_norm.{group}.{name}", torch.full((norm.num_features // groups,), fill)
