@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -30,6 +30,8 @@ _ENVIRONMENT = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",  # paths of the config are those of this process
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # the run folders hold the metrics
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a trial that fails reports its error alone
+    "RAY_AIR_NEW_OUTPUT": "0",  # the other output is silent if asked to
 }
 
 
@@ -58,15 +60,15 @@ def ray_trials(
         ConnectionError: there is no cluster at the address.
         StudyInterruptedError: SIGINT or SIGTERM.
     """
-    tune = require("ray.tune", "tune")
     with _environment(), connected(address, cpus_per_trial, gpus_per_trial):
+        tune = require("ray.tune", "tune")
         begin()
         study = OptunaStudy(plan, together=True)
         missing = study.missing()
         if not missing:
             return study.trials()
         resources = {"cpu": cpus_per_trial, "gpu": gpus_or_default(gpus_per_trial)}
-        with stop_on_signal() as signal:
+        with stop_on_signal() as signal, _storage(plan.folder) as storage:
             course = _Course(study, plan, signal)
             tune.Tuner(
                 tune.with_resources(_trainable(plan), resources),
@@ -75,10 +77,13 @@ def ray_trials(
                     scheduler=_scheduler(study, plan),
                     num_samples=missing,
                     max_concurrent_trials=max_concurrent,
+                    reuse_actors=True,  # a new process imports PyTorch for seconds
+                    trial_name_creator=_name,
+                    trial_dirname_creator=_name,
                 ),
                 run_config=tune.RunConfig(
-                    name=time.strftime("%Y%m%d-%H%M%S"),
-                    storage_path=str(plan.folder / "ray"),
+                    name="study",
+                    storage_path=str(storage),
                     stop=_stopper(course),
                     verbose=0,
                 ),
@@ -103,6 +108,21 @@ def _environment() -> Iterator[None]:
                 del os.environ[name]
             else:
                 os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _storage(folder: Path) -> Iterator[Path]:
+    """Where Ray keeps its own state, which nothing reads: a study goes on from its database."""
+    storage = folder / "ray"
+    shutil.rmtree(storage, ignore_errors=True)
+    try:
+        yield storage
+    finally:
+        shutil.rmtree(storage, ignore_errors=True)
+
+
+def _name(trial: Any) -> str:
+    return str(trial.trial_id)
 
 
 def _trainable(plan: Plan) -> Callable[[Mapping[str, Any]], None]:
@@ -139,6 +159,7 @@ class _Course:
         self.study, self.plan, self.signal = study, plan, signal
         self.first_error: str | None = None
         self._open: dict[str, Any] = {}
+        self._epochs: dict[str, int] = {}
 
     @property
     def over(self) -> bool:
@@ -151,16 +172,18 @@ class _Course:
         return {"number": trial.number, "settings": dict(trial.params)}
 
     def report(self, name: str, result: Mapping[str, Any]) -> None:
-        """After an epoch."""
-        if _VALUE in result and _LAST not in result:
+        """After an epoch. Ray tells of one more than once, and of the last one only at the end."""
+        if name in self._open and _VALUE in result and self._epochs.get(name, 0) < result[_EPOCH]:
+            self._epochs[name] = result[_EPOCH]
             self._open[name].report(result[_VALUE], result[_EPOCH])
 
     def end(self, name: str, result: Mapping[str, Any] | None) -> None:
         """The training has ended, by itself or by Ray. One that a signal ends stays open, and is made again."""
+        result = result or {}
+        self.report(name, result)
         trial = self._open.pop(name, None)
         if trial is None:
             return
-        result = result or {}
         if _ERROR in result:
             self._fail(trial, result[_ERROR])
         elif _LAST in result:

@@ -6,6 +6,7 @@ Everything is in one folder, from which the same call goes on: the study, a run 
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -14,19 +15,20 @@ from typing import Any
 
 from kanvolution.checks import integer_at_least
 from kanvolution.files import write_json
+from kanvolution.registry import unknown_name
 from kanvolution.train.progress import Progress
 from kanvolution.tune import backend_optuna, backend_ray  # noqa: F401 - they register
 from kanvolution.tune.objective import TrialObjective, check_space
 from kanvolution.tune.plan import BACKENDS, Plan
 from kanvolution.tune.report import StudyResult, report
-from kanvolution.tune.space import Space, read_space
+from kanvolution.tune.space import Space
 
 SETTINGS = "settings.json"
 
 
 def tune(
     overrides: Sequence[str],
-    space: Space | str | Path,
+    space: Space,
     output_dir: str | Path,
     *,
     samples: int = 20,
@@ -49,7 +51,7 @@ def tune(
 
     Args:
         overrides: of `kanvolution train`, for all trials ("data=npz", "trainer.epochs=5").
-        space: what is searched; a name or a YAML file.
+        space: what is searched.
         output_dir: a new or empty folder, or that of the same study.
         samples: trials in all, those that are there already included; trials that were interrupted do not count.
         metric: of validation, in the last epoch.
@@ -72,7 +74,9 @@ def tune(
     integer_at_least("grace_epochs", grace_epochs, 1)
     integer_at_least("reduction", reduction, 2)
     make = BACKENDS[backend]
-    space = space if isinstance(space, Space) else read_space(space)
+    for name in options:
+        if name not in backend_options(backend):
+            raise ValueError(unknown_name(f"option of backend {backend!r}", name, backend_options(backend)))
     base, epochs = check_space(overrides, space)
     folder = Path(output_dir).resolve()
     settings = {
@@ -97,6 +101,11 @@ def tune(
     plan = Plan(objective, space, base, folder, samples, seed, epochs, grace_epochs, reduction, prepare)
     trials = make(plan, lambda: _begin(folder, settings), **options)
     return report(trials, space, Path(output_dir), metric, overrides)
+
+
+def backend_options(name: str) -> list[str]:
+    """The options that a back end has of its own."""
+    return [key for key in inspect.signature(BACKENDS[name]).parameters if key not in ("plan", "begin")]
 
 
 def _begin(folder: Path, settings: dict[str, Any]) -> None:
