@@ -1,4 +1,4 @@
-"""The back end of Ray Tune. Ray runs in processes of its own: it warns of its own future, and warnings are errors here."""
+"""The back end of Ray Tune. Ray runs in processes of its own, since its warnings would be errors here."""
 
 import importlib.util
 import json

@@ -44,9 +44,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     add_import(parser)
 
 
-@register_command(
-    "tune", "search for the best settings of training, with Optuna or Ray Tune", _arguments, own_help=True
-)
+@register_command("tune", "search for the best settings of training", _arguments, own_help=True)
 def tune(options: argparse.Namespace) -> int:
     """Run the study and print its trials, the best last."""
     from kanvolution.tune import StudyInterruptedError, read_space, tune

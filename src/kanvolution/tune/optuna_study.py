@@ -6,7 +6,6 @@ first, then those of trials that a process left open, then those that the tree-s
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 from kanvolution.extras import require

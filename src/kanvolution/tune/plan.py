@@ -55,7 +55,7 @@ class Plan:
 BACKENDS: Registry[Callable[..., list[Trial]]] = Registry("backend")
 """What makes the trials of a `Plan`, with options of its own; returns all of them, those of earlier calls included.
 
-A back end is called with the plan and a function that makes the study's folder, to be called when all it needs is there.
+A back end is called with the plan and with a function that makes the study's folder, which it calls when it is ready.
 """
 
 
