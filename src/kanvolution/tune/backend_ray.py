@@ -1,8 +1,8 @@
 """Trials in processes of Ray, several at a time: on this machine, or on those of a cluster.
 
 Ray Tune starts the trainings, gives them their share of CPUs and GPUs, and stops those that fall behind (its ASHA).
-The study itself is Optuna's, as with the other back end; to Ray it is one of the searchers that it asks for settings. So
-what is known of a study is in one database, and nothing of Ray's own state is read when a study goes on.
+The study itself is Optuna's, as with the other back end; to Ray it is one of the searchers that it asks for settings.
+So what is known of a study is in one database, and nothing of Ray's own state is read when a study goes on.
 """
 
 from __future__ import annotations
