@@ -160,13 +160,13 @@ def demo_app(run: Run, examples: Dataset | None = None, *, hosts: Sequence[str] 
     one_at_a_time = anyio.CapacityLimiter(1)
     page = render(
         "demo.html",
-        name=run.path.resolve().name,
+        run=run.path.resolve().name,
         info=run.info,
         layers=list(explainer.views),
         examples=[picture(pixels(image)) for image in explainer.examples],
         draws=run.info.in_chans == 1 and run.info.targets == "labels",
         formats=", ".join(FORMATS),
-        megabytes=MOST_BYTES // 2**20,
+        most_bytes=MOST_BYTES,
     )
     files = {"style.css": "text/css", "demo.css": "text/css", "demo.js": "text/javascript"}
 
@@ -279,10 +279,8 @@ def listen(host: str, port: int) -> Address:
     if not 0 <= port <= 65535:
         raise ValueError(f"port (={port}) must be between 0 and 65535")
     try:
-        family, kind, protocol, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        opened = socket.socket(family, kind, protocol)
-        opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        opened.bind(place)
+        family, _, _, _, place = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        opened = socket.create_server(place[:2], family=family)
     except OSError as error:
         raise ValueError(
             f"host (={host!r}) and port (={port}) cannot be used: {error.strerror or error}; choose another port, 0 "

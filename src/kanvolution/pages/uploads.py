@@ -8,12 +8,11 @@ import warnings
 import torch
 from torch import Tensor
 
-from kanvolution.checks import probability
 from kanvolution.data.images import cover, image_tensor, unit_range
 from kanvolution.data.info import DataInfo
 from kanvolution.extras import require
 
-MOST_BYTES = 10 * 2**20
+MOST_BYTES = 10 * 10**6
 """Largest upload."""
 MOST_PIXELS = 32 * 10**6
 """Largest image; more would be a decompression bomb, or a photo that should be made smaller first."""
@@ -50,7 +49,7 @@ def read_upload(data: bytes, channels: int) -> Tensor:
     # Pillow reports damaged files in many ways: OSError, SyntaxError (PNG), struct.error, its own error of bombs.
     except Exception as error:
         if isinstance(error, pil.DecompressionBombError | pil.DecompressionBombWarning):
-            raise ValueError(f"the image is too large; at most {MOST_PIXELS:,} pixels are taken") from error
+            raise ValueError(f"the image has too many pixels; at most {MOST_PIXELS:,} are taken") from error
         raise ValueError(f"this is no image that can be read ({', '.join(FORMATS)}), or it is damaged") from error
 
 
@@ -66,8 +65,8 @@ class _TooLargeError(ValueError):
 def place_drawing(image: Tensor, info: DataInfo, share: float = MARGIN) -> Tensor:
     """A drawing, light on dark, as an image of the data: [C, H, W] in [0, 1].
 
-    What is drawn is cut out, scaled until its longer side takes `share` of the image, and put into the middle. Where the
-    images of the data are dark on light, it is inverted.
+    What is drawn is cut out, scaled until its longer side takes `share` of the image, and put into the middle. Where
+    the images of the data are dark on light, it is inverted.
 
     Args:
         image: uint8 or in [0, 1], [C, H, W].
@@ -77,7 +76,6 @@ def place_drawing(image: Tensor, info: DataInfo, share: float = MARGIN) -> Tenso
     Raises:
         ValueError: nothing is drawn.
     """
-    probability("share", share)
     pixels = unit_range(image)
     ink = pixels.amax(0) > _INK
     if not ink.any():
@@ -98,8 +96,7 @@ def ink_share(images: Tensor, info: DataInfo) -> float:
     shares = []
     for image in images:
         ink = image.amax(0) > _INK
-        extent = [
-            int(lines.nonzero()[-1] - lines.nonzero()[0]) + 1 for lines in (ink.any(1), ink.any(0)) if lines.any()
-        ]
-        shares.append(max(extent, default=0) / max(image.shape[1:]))
-    return max(0.1, sum(shares) / max(1, len(shares)))
+        if ink.any():
+            lines = [ink.any(dim).nonzero() for dim in (1, 0)]
+            shares.append(max(int(line[-1] - line[0]) + 1 for line in lines) / max(image.shape[1:]))
+    return sum(shares) / len(shares) if shares else MARGIN

@@ -257,7 +257,7 @@ def layer_inputs(
 
 
 def layer_maps(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
-    """What the functions of each convolution see of some images, in place: [N, in_channels, *S] for each layer that runs.
+    """What the functions of each convolution see of some images, [N, in_channels, *S] for each layer that runs.
 
     Args:
         model: the network; its mode is kept, and nothing stays hooked.

@@ -85,6 +85,8 @@ function panel(entry) {
 
 function send(file) {
   if (!file) return;
+  const most = Number($("file").dataset.most);
+  if (file.size > most) return fail(`The file is too large; at most ${(most / 1e6).toFixed(0)} MB are taken.`);
   ask($("invert").checked ? { invert: "1" } : {}, file);
 }
 
