@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import socket
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -274,8 +275,6 @@ def listen(host: str, port: int) -> Address:
     Raises:
         ValueError: a port out of range, a host that is not of this machine, or a port that is taken.
     """
-    import socket
-
     if not 0 <= port <= 65535:
         raise ValueError(f"port (={port}) must be between 0 and 65535")
     try:
