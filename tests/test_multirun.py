@@ -101,14 +101,14 @@ def test_after_a_run_that_was_stopped_the_same_command_does_what_is_left(tmp_pat
 
     folder, command = tmp_path / "sweep", ["train", "-m", "seed=0,1", *TINY]
     command += ["trainer.epochs=2", f"output_dir={folder}"]
-    log = engine.append_json_line
+    log = engine.write_json_lines
     with monkeypatch.context() as patch:
 
-        def stop(path: Path, record: dict) -> None:
-            log(path, record)
+        def stop(path: Path, records: list[dict]) -> None:
+            log(path, records)
             raise TrainingInterrupted(path.parent, 1, "SIGTERM")
 
-        patch.setattr(engine, "append_json_line", stop)
+        patch.setattr(engine, "write_json_lines", stop)
         assert main(command) == 130
     assert f"output_dir={folder} goes on" in capsys.readouterr().err
     assert not list(folder.glob("*/result.json")) and not (folder / "seed=1").exists()

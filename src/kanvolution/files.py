@@ -101,17 +101,12 @@ def write_json(path: str | Path, values: Mapping[str, Any]) -> None:
     write_text(path, text + "\n")
 
 
-def append_json_line(path: str | Path, values: Mapping[str, Any]) -> None:
-    """Append one line of JSON; a number that is not finite becomes null, which every reader of JSON takes."""
-    with Path(path).open("a", encoding="utf-8") as file:
-        file.write(_json_line(values))
-
-
 def write_json_lines(path: str | Path, lines: Iterable[Mapping[str, Any]]) -> None:
-    """Write a file of such lines, whole or not at all."""
-    write_text(path, "".join(map(_json_line, lines)))
+    """Write a file of one JSON object a line, whole or not at all.
 
-
-def _json_line(values: Mapping[str, Any]) -> str:
-    clean = {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
-    return json.dumps(clean) + "\n"
+    A number that is not finite becomes null, which every reader of JSON takes.
+    """
+    clean = [
+        {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()} for values in lines
+    ]
+    write_text(path, "".join(json.dumps(values) + "\n" for values in clean))

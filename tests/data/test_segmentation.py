@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader
 
 import kanvolution as kv
 import kanvolution.data as data
-from kanvolution.train import TrainerConfig, fit, load_run
+from kanvolution.train import TrainerConfig, evaluate, fit, load_run
 from kanvolution.train.progress import Silent
 
 
@@ -65,6 +65,39 @@ def test_indexed_masks_are_classes_with_numbers_or_names(tmp_path) -> None:
     assert named.info.class_names == ("sky", "tree", "road", "car")
     with pytest.raises(ValueError, match=r"mask .* holds the value 2; data\.class_names has 2 names, for 0 to 1"):
         load(tmp_path, class_names=["sky", "tree"])
+
+
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_a_value_that_is_no_class_is_kept_apart(tmp_path, in_memory: bool) -> None:
+    options = {"in_memory": in_memory, "augment": "none", "ignore_index": 255}
+    indexed = load(write(tmp_path / "indexed", values=(0, 1, 2, 255)), **options)
+    assert indexed.info.class_names == ("0", "1", "2") and indexed.info.ignore_index == 255
+    assert indexed.train[0][1].unique().tolist() == [0, 1, 2, 255]
+    binary = load(write(tmp_path / "binary", values=(0, 100, 255)), **options)
+    assert binary.info.class_names == ("background", "foreground")
+    assert binary.train[0][1].unique().tolist() == [0, 1, 255]
+    nothing = write(tmp_path / "nothing", values=(255,))
+    with pytest.raises(ValueError, match=r"no mask has a pixel that belongs to a class; check data\.ignore_index"):
+        load(nothing, **options)
+    with pytest.raises(ValueError, match="must not be a class"):
+        load(tmp_path / "indexed", class_names=[f"c{i}" for i in range(256)], **options)
+
+
+def test_masks_with_a_value_that_is_no_class_are_trained_on_and_drawn(tmp_path) -> None:
+    sets = load(write(tmp_path / "data", size=(8, 8), values=(0, 1, 255)), ignore_index=255)
+    result = fit(
+        kv.create_model("unet", "gram", num_classes=2, in_chans=1, width=4, depth=2),
+        sets,
+        task="segmentation",
+        trainer=TrainerConfig(epochs=1, batch_size=4),
+        output_dir=tmp_path / "run",
+        progress=Silent(),
+    )
+    assert 0 <= result.metrics["dice"] <= 1 and (tmp_path / "run" / "segmentation.png").is_file()
+    assert load_run(tmp_path / "run").info.ignore_index == 255
+    assert evaluate(tmp_path / "run", sets, task="segmentation").metrics["dice"] == pytest.approx(
+        result.metrics["dice"]
+    )
 
 
 def test_training_images_and_masks_are_augmented_together_and_validation_is_not(tmp_path) -> None:

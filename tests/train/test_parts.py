@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import kanvolution as kv
-from kanvolution.files import append_json_line, atomic, write_json, write_text
+from kanvolution.files import atomic, write_json, write_json_lines, write_text
 from kanvolution.train.run_folder import environment, make_run_folder
 
 
@@ -33,8 +33,7 @@ def test_json_is_valid_whatever_the_numbers_and_names(tmp_path) -> None:
     write_json(tmp_path / "a.json", values)
     assert json.loads((tmp_path / "a.json").read_text()) == values
     assert "[1, 2]" in (tmp_path / "a.json").read_text()
-    append_json_line(tmp_path / "b.jsonl", {"loss": float("nan"), "n": 1})
-    append_json_line(tmp_path / "b.jsonl", {"loss": 0.5, "n": 2})
+    write_json_lines(tmp_path / "b.jsonl", [{"loss": float("nan"), "n": 1}, {"loss": 0.5, "n": 2}])
     lines = [json.loads(line) for line in (tmp_path / "b.jsonl").read_text().splitlines()]
     assert lines == [{"loss": None, "n": 1}, {"loss": 0.5, "n": 2}]
 

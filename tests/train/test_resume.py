@@ -129,7 +129,7 @@ def test_a_kill_while_an_epoch_is_saved(tmp_path, monkeypatch, moment: str) -> N
 
         return call
 
-    target = {"weights": "save_weights", "metrics": "append_json_line", "result": "write_json"}.get(moment)
+    target = {"weights": "save_weights", "metrics": "write_json_lines", "result": "write_json"}.get(moment)
     with monkeypatch.context() as patch:
         if target is None:
             patch.setattr(States, "save", dying(States.save))

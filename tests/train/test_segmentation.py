@@ -9,7 +9,9 @@ from torch import Tensor, nn
 
 import kanvolution as kv
 from kanvolution.data import DataInfo, DataSets
-from kanvolution.train import TrainerConfig, create_loss, create_task, fit
+from kanvolution.models.segmenter import predicted_mask
+from kanvolution.train import TrainerConfig, create_loss, create_task, fit, list_losses
+from kanvolution.train.metrics import hausdorff95
 from kanvolution.train.progress import Silent
 
 
@@ -167,6 +169,57 @@ def test_a_network_learns_to_segment(tmp_path) -> None:
     dice = [value for _, value in images]
     assert dice == sorted(dice) and dice[0] < result.metrics["dice"] < dice[-1]
     assert (tmp_path / "run" / "segmentation.png").stat().st_size > 5000
+
+
+def ignoring(classes: int) -> DataInfo:
+    return dataclasses.replace(info(max(2, classes), (16, 16)), ignore_index=255)
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+@pytest.mark.parametrize("loss", list_losses())
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_pixels_of_no_class_do_not_count_in_any_loss(classes: int, loss: str, smoothing: float) -> None:
+    """The loss of a padded image is that of the image, whatever is predicted on the padding."""
+    output, target = example(classes, (3, 12, 12))
+    weights = [0.5, 1.0, 2.0][: max(2, classes)]
+    options = {"loss": loss, "label_smoothing": smoothing}
+    padded_target = nn.functional.pad(target, (0, 4, 4, 0), value=255)
+    padded = nn.functional.pad(output, (0, 4, 4, 0), value=3.0).requires_grad_()
+    for more in ({}, {"class_weights": weights}):
+        task = create_task({"name": "segmentation", **options, **more}, ignoring(classes))
+        plain = create_task({"name": "segmentation", **options, **more}, info(max(2, classes)))
+        value = task.loss(padded, padded_target)
+        torch.testing.assert_close(value, plain.loss(output, target))
+        (gradient,) = torch.autograd.grad(value, padded)
+        assert gradient[:, :, 4:, :12].abs().sum() > 0
+        assert gradient[:, :, :4].abs().max() == gradient[:, :, :, 12:].abs().max() == 0
+        assert abs(task.loss(output, torch.full_like(target, 255))) < 1e-5
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+def test_pixels_of_no_class_do_not_count_in_any_metric(classes: int) -> None:
+    output, target = example(classes)
+    target[:, 5:9] = 255
+    task = create_task({"name": "segmentation", "background": True}, ignoring(classes))
+    task.reset(torch.device("cpu"))
+    task.update(output, target)
+    values = task.compute()
+    ignored, predicted = target == 255, predicted_mask(output)
+    dice, distance = [], []
+    for c in range(max(2, classes)):
+        p, t = (predicted == c) & ~ignored, target == c
+        dice.append((2 * (p & t).sum((1, 2)) / (p.sum((1, 2)) + t.sum((1, 2)))).mean())
+        distance += [hausdorff95(*pair) for pair in zip(p.numpy(), t.numpy(), strict=True)]
+    assert values["dice"] == pytest.approx(float(torch.stack(dice).mean()))
+    assert values["hd95"] == pytest.approx(sum(distance) / len(distance))
+    assert values["loss"] == pytest.approx(float(task.loss(output, target)), rel=1e-5)
+
+
+def test_ignored_values_are_of_masks_and_no_classes() -> None:
+    with pytest.raises(ValueError, match=r"ignore_index \(=1\) must not be a class, and those are 0 to 2"):
+        dataclasses.replace(info(3), ignore_index=1)
+    with pytest.raises(ValueError, match=r"ignore_index \(=255\) is for masks"):
+        dataclasses.replace(info(3), ignore_index=255, targets="labels")
 
 
 def test_bad_options() -> None:

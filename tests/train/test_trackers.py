@@ -22,6 +22,7 @@ from kanvolution.train import (
     register_tracker,
 )
 from kanvolution.train.progress import Silent
+from kanvolution.train.state import States
 from kanvolution.train.trackers import TRACKERS, NoTracker
 from tests.train.toy import CHANNELS, toy_data, toy_model
 
@@ -62,6 +63,32 @@ def test_a_tracker_is_told_of_the_start_every_epoch_the_pictures_and_the_end(tmp
         ("show", ["curves.png", "confusion.png", "reliability.png", "mistakes.png"]),
         ("finish", True),
     ]
+
+
+def test_a_tracker_is_told_of_each_epoch_once_whenever_the_run_was_killed(tmp_path, monkeypatch) -> None:
+    class Killed(BaseException):
+        pass
+
+    save, saved = States.save, []
+
+    def dying(self: States, *arguments: Any) -> Path:
+        saved.append(1)
+        if len(saved) in (2, 3):  # with epoch 1 recorded, and no state that has it
+            raise Killed
+        return save(self, *arguments)
+
+    class Stop(Silent):
+        def step(self, epoch: int, images: int) -> None:
+            raise Killed
+
+    monkeypatch.setattr(States, "save", dying)
+    notes, options = Notes(), {"trainer": TrainerConfig(epochs=2, batch_size=8)}
+    for where, progress in (("output_dir", Silent()), ("resume", Stop()), ("resume", Silent()), ("resume", Silent())):
+        with contextlib.suppress(Killed):
+            fit(toy_model(), toy_data(), tracker=notes, progress=progress, **options, **{where: tmp_path / "run"})
+    assert [call[1]["epoch"] for call in notes.calls if call[0] == "log"] == [1, 2]
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["epoch"] for line in lines] == [1, 2]
 
 
 def test_a_tracker_is_told_that_a_run_failed(tmp_path) -> None:
@@ -115,9 +142,10 @@ def test_tensorboard_has_the_metrics_the_config_and_the_pictures(tmp_path) -> No
 
 @pytest.mark.filterwarnings("default")  # of packages that we do not write
 def test_wandb_offline_needs_no_account(tmp_path, monkeypatch) -> None:
-    pytest.importorskip("wandb")
+    wandb = pytest.importorskip("wandb")
     monkeypatch.delenv("WANDB_API_KEY", raising=False)
     records = train(tmp_path / "run", {"name": "wandb", "mode": "offline", "project": "tests"})
+    wandb.teardown()  # ends its process, which may still be writing
     (offline,) = (tmp_path / "run" / "wandb").glob("offline-run-*")
     (log,) = offline.glob("*.wandb")
     content = log.read_bytes()

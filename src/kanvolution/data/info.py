@@ -29,10 +29,11 @@ class DataInfo:
         std: of each channel over the training images.
         crop_share: share of the scaled image that its centre takes, in (0, 1]; see `kanvolution.data.cover`.
         targets: "labels", one class for each image, or "masks", one class for each pixel.
+        ignore_index: what masks hold where a pixel belongs to no class, often 255; None: nowhere.
 
     Raises:
-        ValueError: a size below one, fewer than two classes, a mean or std of another length or a std of 0, or a
-            `crop_share` or `targets` that is not one of those above.
+        ValueError: a size below one, fewer than two classes, a mean or std of another length or a std of 0, a
+            `crop_share` or `targets` that is not one of those above, or an `ignore_index` of labels or of a class.
     """
 
     name: str
@@ -43,6 +44,7 @@ class DataInfo:
     std: tuple[float, ...]
     crop_share: float = 1.0
     targets: str = "labels"
+    ignore_index: int | None = None
 
     def __post_init__(self) -> None:
         for key in ("image_size", "class_names", "mean", "std"):
@@ -64,6 +66,14 @@ class DataInfo:
             raise ValueError(f"crop_share (={self.crop_share}) must be in (0, 1]; 1 takes the whole image")
         if self.targets not in TARGETS:
             raise ValueError(unknown_name("targets", self.targets, TARGETS))
+        if self.ignore_index is not None:
+            if self.targets != "masks":
+                raise ValueError(f"ignore_index (={self.ignore_index}) is for masks, and the targets are labels")
+            if 0 <= self.ignore_index < len(self.class_names):
+                raise ValueError(
+                    f"ignore_index (={self.ignore_index}) must not be a class, and those are 0 to "
+                    f"{self.num_classes - 1}"
+                )
 
     @property
     def num_classes(self) -> int:

@@ -30,10 +30,19 @@ class MaskedImages(Dataset):
         channels: 1 (grey) or 3 (RGB).
         size: (height, width) of every image and mask.
         binary: every value but 0 is class 1; otherwise a value is a class.
+        ignore_index: value of a mask that is kept as it is in any case.
     """
 
-    def __init__(self, pairs: Sequence[Pair], channels: int, size: tuple[int, int], binary: bool) -> None:
-        self.pairs, self.channels, self.size, self.binary = pairs, channels, size, binary
+    def __init__(
+        self,
+        pairs: Sequence[Pair],
+        channels: int,
+        size: tuple[int, int],
+        binary: bool,
+        ignore_index: int | None = None,
+    ) -> None:
+        self.pairs, self.channels, self.size = pairs, channels, size
+        self.binary, self.ignore_index = binary, ignore_index
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -46,7 +55,10 @@ class MaskedImages(Dataset):
         """An image, uint8 [C, H, W], and its mask, uint8 [H, W]."""
         path, mask_path = self.pairs[index]
         mask = cover(read_mask(mask_path).unsqueeze(0), self.size, nearest=True).squeeze(0)
-        return cover(read_image(path, self.channels), self.size), (mask > 0).to(torch.uint8) if self.binary else mask
+        if self.binary:
+            classes = (mask > 0).to(torch.uint8)
+            mask = classes if self.ignore_index is None else mask.where(mask == self.ignore_index, classes)
+        return cover(read_image(path, self.channels), self.size), mask
 
     def in_memory(self) -> tuple[Tensor, Tensor]:
         """All images, uint8 [N, C, H, W], and masks, uint8 [N, H, W], read now."""
@@ -64,6 +76,7 @@ def segmentation_folder(
     channels: int = 3,
     class_names: Sequence[str] | None = None,
     mask_suffix: str = "",
+    ignore_index: int | None = None,
     val_fraction: float = 0.2,
     split_seed: int = 0,
     in_memory: bool | None = None,
@@ -71,7 +84,8 @@ def segmentation_folder(
     """Images at `path`/images/NAME.EXT and masks at `path`/masks/NAME.EXT, or both below `path`/train and `path`/val.
 
     A mask is a file with one 8-bit channel (grey, palette or binary) of its image's size. Masks with two values, 0 and
-    another, are binary; others hold the number of a class in each pixel. Every mask is read before training.
+    another, are binary; others hold the number of a class in each pixel. `ignore_index` is not counted as a value.
+    Every mask is read before training.
 
     Args:
         path: the folder.
@@ -79,6 +93,7 @@ def segmentation_folder(
         channels: 1 (grey) or 3 (RGB).
         class_names: names of the classes by their value in the masks, from 0; null names them itself.
         mask_suffix: what follows NAME in the name of a mask, such as _mask.
+        ignore_index: value of pixels that belong to no class, left out of loss and metrics; 255 in many sets.
         val_fraction: share of the images held out where there are no train/ and val/ folders.
         split_seed: seed of that choice.
         in_memory: keep decoded images and masks; null does so up to 1 GiB.
@@ -95,15 +110,18 @@ def segmentation_folder(
     else:
         train, val = _pairs(root / "train", mask_suffix), _pairs(held_out, mask_suffix)
     size, values = _checked([*train, *val], None if image_size is None else image_size_pair(image_size))
+    if ignore_index is not None:
+        values.pop(ignore_index, None)
     names, binary = _classes(values, class_names)
-    sets = [MaskedImages(part, channels, size, binary) for part in (train, val)]
+    sets = [MaskedImages(part, channels, size, binary, ignore_index) for part in (train, val)]
     if in_memory is None:
         in_memory = (len(train) + len(val)) * (channels + 1) * size[0] * size[1] <= MEMORY_LIMIT
     if in_memory:
-        return tensor_data_sets("segmentation_folder", sets[0].in_memory(), sets[1].in_memory(), names)
+        pairs = [images.in_memory() for images in sets]
+        return tensor_data_sets("segmentation_folder", pairs[0], pairs[1], names, ignore_index=ignore_index)
     step = max(1, len(train) // 1000)
     mean, std = channel_statistics([sets[0][i][0] for i in range(0, len(train), step)])
-    info = DataInfo("segmentation_folder", channels, size, names, mean, std, targets="masks")
+    info = DataInfo("segmentation_folder", channels, size, names, mean, std, targets="masks", ignore_index=ignore_index)
     return DataSets(sets[0], sets[1], info)
 
 
@@ -159,6 +177,8 @@ def _checked(pairs: Sequence[Pair], size: tuple[int, int] | None) -> tuple[tuple
 
 def _classes(values: dict[int, str], names: Sequence[str] | None) -> tuple[tuple[str, ...], bool]:
     """The classes' names, and whether masks are binary."""
+    if not values:
+        raise ValueError("no mask has a pixel that belongs to a class; check data.ignore_index")
     present, high = sorted(values), max(values)
     binary = present[0] == 0 and len(present) <= 2 and (names is None or len(names) == 2)
     if names is None:

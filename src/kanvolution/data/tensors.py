@@ -56,6 +56,7 @@ def tensor_data_sets(
     *,
     val_fraction: float = 0.2,
     split_seed: int = 0,
+    ignore_index: int | None = None,
 ) -> DataSets:
     """`DataSets` of images and targets in memory, with mean and std measured on the training images.
 
@@ -67,6 +68,7 @@ def tensor_data_sets(
         class_names: by label; None takes the numbers.
         val_fraction: share that is held out.
         split_seed: seed of that choice.
+        ignore_index: what masks hold where a pixel belongs to no class, see `DataInfo`.
 
     Raises:
         ValueError: images or targets of another shape, type or range, parts that do not fit each other, or an option
@@ -81,13 +83,13 @@ def tensor_data_sets(
     """
     parts = [train] if val is None else [train, val]
     for part, images, targets in (("train", *train), ("val", *(val or train))):
-        _check(part, images, targets)
+        _check(part, images, targets, ignore_index)
         if images.shape[1:] != train[0].shape[1:] or targets.ndim != train[1].ndim:
             raise ValueError(
                 f"val (images {list(images.shape)}, targets {list(targets.shape)}) must hold images and targets like "
                 f"train ({list(train[0].shape)}, {list(train[1].shape)})"
             )
-    high = int(max(targets.max() for _, targets in parts))
+    high = max(_highest(targets, ignore_index) for _, targets in parts)
     class_names = tuple(map(str, range(high + 1)) if class_names is None else class_names)
     if high >= len(class_names):
         raise ValueError(
@@ -101,10 +103,17 @@ def tensor_data_sets(
     chosen = torch.linspace(0, len(sets[0]) - 1, min(len(sets[0]), 5000)).long().tolist()
     mean, std = channel_statistics(sets[0].take(chosen)[0])
     kind = "labels" if train[1].ndim == 1 else "masks"
-    return DataSets(*sets, DataInfo(name, channels, (height, width), class_names, mean, std, targets=kind))
+    info = DataInfo(name, channels, (height, width), class_names, mean, std, targets=kind, ignore_index=ignore_index)
+    return DataSets(*sets, info)
 
 
-def _check(part: str, images: Tensor, targets: Tensor) -> None:
+def _highest(targets: Tensor, ignore_index: int | None) -> int:
+    """The highest class; -1 if there is none."""
+    classes = targets if ignore_index is None else targets[targets != ignore_index]
+    return int(classes.max()) if len(classes) else -1
+
+
+def _check(part: str, images: Tensor, targets: Tensor, ignore_index: int | None) -> None:
     count = len(images)
     if images.ndim != 4 or not images.numel() or not (images.dtype == torch.uint8 or images.is_floating_point()):
         raise ValueError(
@@ -122,8 +131,9 @@ def _check(part: str, images: Tensor, targets: Tensor) -> None:
             f"{part} targets ({targets.dtype}, {list(targets.shape)}) must be integers: labels [{count}] or masks "
             f"[{count}, {images.shape[2]}, {images.shape[3]}]"
         )
-    if targets.min() < 0:
-        raise ValueError(f"{part} targets hold {int(targets.min())}; number the classes from 0")
+    lowest = targets.min() if ignore_index is None else targets.where(targets != ignore_index, 0).min()
+    if lowest < 0:
+        raise ValueError(f"{part} targets hold {int(lowest)}; number the classes from 0")
 
 
 def _split(pair: Pair, fraction: float, seed: int) -> tuple[Pair, Pair]:

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset, Subset
 from kanvolution.checks import integer_at_least
 from kanvolution.data.info import DataSets
 from kanvolution.extras import require
-from kanvolution.files import append_json_line, write_json, write_json_lines, write_text
+from kanvolution.files import write_json, write_json_lines, write_text
 from kanvolution.registry import unknown_name
 from kanvolution.train.checkpoint import CONFIG, WEIGHTS, SavedForm, parameter_count, save_config, save_weights
 from kanvolution.train.config import TrainerConfig
@@ -42,6 +42,8 @@ from kanvolution.visualize import draw_run
 
 BEST = "best"
 """Folder in a run that holds the weights of the best epoch, where `keep_best` asks for them."""
+METRICS = "metrics.jsonl"
+"""File in a run with one line of metrics for each epoch."""
 
 
 @dataclass(frozen=True)
@@ -312,6 +314,7 @@ class _Loop:
     def open(self, folder: Path, settings: Mapping[str, Any], resume: bool) -> None:
         """Begin the run in its folder, or go to where it was stopped."""
         self.folder, self.settings = folder, settings
+        self.recorded = _lines(folder / METRICS)
         self.states = States(folder, self.trainer.keep_last)
         newest = on_main(self.accelerator, lambda: str(self.states.newest() or "")) if resume else ""
         if not newest:
@@ -321,13 +324,7 @@ class _Loop:
         check_settings(folder, stored, settings)
         self.parts.load_state_dict(parts, source=newest)
         self.last_state = newest
-
-        def clean() -> None:
-            self.states.tidy()
-            # An epoch that was recorded, but whose state was not saved any more, is trained again.
-            write_json_lines(folder / "metrics.jsonl", self.position.records)
-
-        on_main(self.accelerator, clean)
+        on_main(self.accelerator, self.states.tidy)
 
     def run(self, stop: StopFlag, tracker: Tracker) -> FitResult:
         """Train to the end, or to a signal."""
@@ -482,11 +479,13 @@ class _Loop:
                 write(self.folder / BEST, position.epoch)
                 shutil.copyfile(self.folder / CONFIG, self.folder / BEST / CONFIG)
                 write_json(self.folder / BEST / "metrics.json", record)
-            append_json_line(self.folder / "metrics.jsonl", record)
+            # An epoch whose state was not saved any more is trained again; the tracker knows it already.
+            if position.epoch > self.recorded:
+                self.tracker.log(record)
+            write_json_lines(self.folder / METRICS, position.records)
 
         on_main(self.accelerator, save)
         self.progress.epoch(record)
-        self.tracker.log(record)
 
     def _writer(self) -> Callable[[Path, int], None]:
         """What writes the present weights, for an epoch, into a folder. All processes have to ask for it."""
@@ -523,6 +522,11 @@ class _Loop:
                 write = self._writer()
                 on_main(self.accelerator, lambda: write(self.folder, 0))
         raise TrainingInterrupted(self.folder, self.position.epoch - 1, self.stop.name or "a signal to another process")
+
+
+def _lines(file: Path) -> int:
+    """The number of lines of a file; 0 where there is none."""
+    return len(file.read_text(encoding="utf-8").splitlines()) if file.is_file() else 0
 
 
 def _grouped(batches: Iterable[Any], count: int) -> Iterator[list[Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +101,8 @@ def evaluate(
     run = run if isinstance(run, Run) else load_run(run)
     integer_at_least("batch_size", batch_size, 1)
     images = validation_images(run, data)
-    task = task if isinstance(task, Task) else create_task(task, run.info)
+    # Which pixels belong to no class is said by the data that is measured on.
+    task = task if isinstance(task, Task) else create_task(task, replace(run.info, ignore_index=data.info.ignore_index))
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     model = run.model.to(device).eval()
     task.reset(device)

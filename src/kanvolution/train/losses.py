@@ -26,7 +26,8 @@ def register_loss(name: str) -> Callable[[MakeLoss], MakeLoss]:
     The function takes `weight`, a tensor of a positive weight for each class or None, and options of its own as
     keywords. It returns a map from logits and target to a scalar. Logits are [N, C, *S] in float32, with S empty for
     classes of images; C is the number of classes, or 1 for two classes, where the logit is that of class 1. The target
-    is [N, *S] of class indices, or [N, C, *S] of the classes' shares, floating point (MixUp, label smoothing).
+    is [N, *S] of class indices, or [N, C, *S] of the classes' shares, floating point (MixUp, label smoothing). Samples
+    whose shares are all 0 are to be left out: pixels that belong to no class, see `DataInfo.ignore_index`.
     """
     return LOSSES.register(name)
 
@@ -63,13 +64,26 @@ def create_loss(choice: str | Mapping[str, Any], class_weights: Sequence[float] 
     return make(weight=weight, **options)
 
 
-def class_shares(target: Tensor, channels: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """A target as shares of the classes [N, channels, *S]: one-hot for indices; of class 1 alone for one channel."""
+def class_shares(
+    target: Tensor, channels: int, dtype: torch.dtype = torch.float32, ignore_index: int | None = None
+) -> Tensor:
+    """A target as shares of the classes [N, channels, *S]: one-hot for indices; of class 1 alone for one channel.
+
+    The shares of a sample with index `ignore_index` are all 0.
+    """
     if target.is_floating_point():
         return target[:, 1:] if channels == 1 and target.shape[1] == 2 else target
     if channels == 1:
         return (target == 1).unsqueeze(1).to(dtype)
-    return F.one_hot(target, channels).movedim(-1, 1).to(dtype)
+    if ignore_index is None:
+        return F.one_hot(target, channels).movedim(-1, 1).to(dtype)
+    counted = target != ignore_index
+    return F.one_hot(target * counted, channels).movedim(-1, 1).to(dtype) * counted.unsqueeze(1)
+
+
+def _counted(target: Tensor) -> Tensor | None:
+    """Which samples count, [N, 1, *S] of 0 and 1; None for all."""
+    return (target.sum(1, keepdim=True) > 0).to(target) if target.is_floating_point() else None
 
 
 def probabilities(output: Tensor) -> Tensor:
@@ -88,8 +102,12 @@ def _along_classes(weight: Tensor, like: Tensor) -> Tensor:
 
 def _mean_over_samples(terms: Tensor, shares: Tensor, weight: Tensor | None) -> Tensor:
     """Mean of the classes' terms [N, C, *S] with their shares; weighted by class where there are weights."""
-    weights = shares if weight is None else shares * _along_classes(weight, shares)
-    return (weights * terms).sum() / weights.sum()
+    return _weighted_mean(terms, shares if weight is None else shares * _along_classes(weight, shares))
+
+
+def _weighted_mean(terms: Tensor, weights: Tensor) -> Tensor:
+    """The mean of terms with weights of the same shape; 0 where all weights are."""
+    return (weights * terms).sum() / weights.sum().clamp_min(torch.finfo(weights.dtype).tiny)
 
 
 @register_loss("cross_entropy")
@@ -98,7 +116,7 @@ def cross_entropy(weight: Tensor | None = None) -> Loss:
 
     def loss(output: Tensor, target: Tensor) -> Tensor:
         output = _two_classes(output)
-        if weight is not None and target.is_floating_point():
+        if target.is_floating_point():
             return _mean_over_samples(-output.log_softmax(1), target, weight)
         return F.cross_entropy(output, target, None if weight is None else weight.to(output))
 
@@ -131,12 +149,13 @@ def bce(weight: Tensor | None = None) -> Loss:
         shares = class_shares(target, output.shape[1], output.dtype)
         terms = F.binary_cross_entropy_with_logits(output, shares, reduction="none")
         if weight is None:
-            return terms.mean()
-        if output.shape[1] == 1:
+            weights = torch.ones_like(terms)
+        elif output.shape[1] == 1:
             weights = weight[0] * (1 - shares) + weight[1] * shares
         else:
             weights = _along_classes(weight, terms).expand_as(terms)
-        return (weights * terms).sum() / weights.sum()
+        counted = _counted(target)
+        return _weighted_mean(terms, weights if counted is None else weights * counted)
 
     return loss
 
@@ -154,7 +173,9 @@ def _region_loss(
     """
 
     def loss(output: Tensor, target: Tensor) -> Tensor:
-        p = probabilities(output).flatten(2) if output.ndim > 2 else probabilities(output).unsqueeze(2)
+        p, counted = probabilities(output), _counted(target)
+        p = p if counted is None else p * counted
+        p = p.flatten(2) if output.ndim > 2 else p.unsqueeze(2)
         t = class_shares(target, output.shape[1], output.dtype).reshape(p.shape)
         first = 0 if background or p.shape[1] == 1 else 1
         p, t = p[:, first:], t[:, first:]
@@ -163,8 +184,7 @@ def _region_loss(
         losses = score(true, predicted - true, actual - true)
         if weight is None or p.shape[1] == 1:
             return losses.mean()
-        weights = weight[first:].to(losses).expand_as(losses)
-        return (weights * losses).sum() / weights.sum()
+        return _weighted_mean(losses, weight[first:].to(losses).expand_as(losses))
 
     return loss
 

@@ -25,11 +25,15 @@ def defined_mean(values: Tensor) -> float | None:
     return float(values.double().mean()) if len(values) else None
 
 
-def confusion_matrices(predicted: Tensor, labels: Tensor, num_classes: int) -> Tensor:
-    """Counts [N, true class, predicted class] of each image, from two tensors [N, *S] of class indices."""
+def confusion_matrices(predicted: Tensor, labels: Tensor, num_classes: int, ignore_index: int | None = None) -> Tensor:
+    """Counts [N, true class, predicted class] of each image, from two tensors [N, *S] of class indices.
+
+    Labels equal to `ignore_index` are left out.
+    """
     images = torch.arange(len(labels), device=labels.device).unsqueeze(1)
     cells = (images * num_classes + labels.long().flatten(1)) * num_classes + predicted.long().flatten(1)
-    counts = torch.bincount(cells.flatten(), minlength=len(labels) * num_classes**2)
+    cells = cells.flatten() if ignore_index is None else cells[labels.flatten(1) != ignore_index]
+    counts = torch.bincount(cells, minlength=len(labels) * num_classes**2)
     return counts.view(-1, num_classes, num_classes)
 
 

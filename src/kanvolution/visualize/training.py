@@ -70,7 +70,9 @@ def _segmentation(data: DataSets, model: nn.Module, rows: Sequence[Sequence[Any]
         predictions = [predicted_mask(model(image.unsqueeze(0).to(device)))[0].cpu() for image, _ in samples]
     images = [data.info.denormalise(image) for image, _ in samples]
     titles = [f"image {number}\nDice {100 * dice:.1f} %" for number, dice in rows]
-    return overlays_figure(images, [mask for _, mask in samples], predictions, data.info.class_names, titles)
+    # Pixels of no class are left as the image is, like the background.
+    masks = [mask.where((mask >= 0) & (mask < data.info.num_classes), 0) for _, mask in samples]
+    return overlays_figure(images, masks, predictions, data.info.class_names, titles)
 
 
 _DPI = {"mistakes.png": 100, "segmentation.png": 100}

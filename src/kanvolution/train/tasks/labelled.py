@@ -47,7 +47,7 @@ class LabelledTask(Task):
                 f"task={fitting}, or other data"
             )
         self.penalties = Penalties.of(penalties)
-        self.num_classes = info.num_classes
+        self.num_classes, self.ignore_index = info.num_classes, info.ignore_index
         if class_weights is not None and len(class_weights) != self.num_classes:
             raise ValueError(
                 f"task.class_weights (={list(class_weights)}) must have one weight for each of the "
@@ -59,8 +59,14 @@ class LabelledTask(Task):
     def loss(self, output: Any, target: Tensor) -> Tensor:
         output, target = self._checked(output, target)
         if self.label_smoothing > 0:
-            shares = class_shares(target, self.num_classes)
-            target = (1 - self.label_smoothing) * shares + self.label_smoothing / self.num_classes
+            target = class_shares(target, self.num_classes, ignore_index=self.ignore_index)
+            # Evenly over all classes; a pixel that belongs to none stays so.
+            target = torch.lerp(target, target.mean(1, keepdim=True), self.label_smoothing)
+        return self._criterion(output, target)
+
+    def _criterion(self, output: Tensor, target: Tensor) -> Tensor:
+        if self.ignore_index is not None:
+            target = class_shares(target, self.num_classes, ignore_index=self.ignore_index)
         return self.criterion(output, target)
 
     def reset(self, device: torch.device) -> None:
@@ -69,7 +75,7 @@ class LabelledTask(Task):
     def update(self, output: Any, target: Tensor) -> None:
         output, target = self._checked(output, target)
         # Without label smoothing, so that runs with and without can be compared.
-        self._total += self.criterion(output, target) * len(target)
+        self._total += self._criterion(output, target) * len(target)
         self._count += len(target)
         self.measure(output, target)
 

@@ -31,7 +31,8 @@ class Segmentation(LabelledTask):
     `tables`. Each metric is the mean over classes, without the background, of the mean over
     images. A ratio of 0 / 0 is not defined, and left out of means: Dice of an image that neither has a class nor is
     predicted to, for one. A class that an image does not have, but that is predicted, has Dice 0, and the other way
-    round; `hd95` then is the diagonal of the image.
+    round; `hd95` then is the diagonal of the image. Pixels with `info.ignore_index` are left out of loss and
+    metrics; for `hd95` they belong to no class in both masks.
 
     Args:
         info: of the data set.
@@ -87,8 +88,10 @@ class Segmentation(LabelledTask):
 
     def measure(self, output: Tensor, target: Tensor) -> None:
         predicted = predicted_mask(output)
-        self._confusions.append(confusion_matrices(predicted, target, self.num_classes).cpu())
+        self._confusions.append(confusion_matrices(predicted, target, self.num_classes, self.ignore_index).cpu())
         if self.hd95:
+            if self.ignore_index is not None:
+                predicted = predicted.where(target != self.ignore_index, self.ignore_index)
             for p, t in zip(predicted.cpu().numpy(), target.cpu().numpy(), strict=True):
                 self._distances.append([hausdorff95(p == c, t == c) for c in range(self.first, self.num_classes)])
 
