@@ -38,13 +38,14 @@ def main() -> None:
         raise SystemExit(1)
     RESULTS.mkdir(parents=True, exist_ok=True)
     last = sorted(pruned.glob("step*"))[-1]
+    environment = json.loads((last / "environment.json").read_text())
     write_json(
         file,
         {
             "command": " ".join(["kanvolution prune RUN", *options.arguments]),
             "model": read_config(options.run).model,
             **json.loads((pruned / REPORT).read_text()),
-            "environment": json.loads((last / "environment.json").read_text()),
+            "environment": {key: value for key, value in environment.items() if key != "command"},
             "commit": git("rev-parse", "HEAD"),
             "torch": torch.__version__,
             "hardware": f"{cpu_name()}, {torch.get_num_threads()} threads",

@@ -50,7 +50,7 @@ def test_every_family_and_pointwise_function_has_device_functions() -> None:
         ({"x": torch.empty(2**16, 2**15, 1, device="meta")}, "at least one and fewer than 2^31 elements"),
         ({"base": "sine"}, "input map and base function have device functions"),
     ],
-    ids=str,
+    ids=["all", "double", "dtype", "mix", "empty", "large", "base"],
 )
 def test_what_the_kernels_do_is_a_table(change: dict[str, object], condition: str | None) -> None:
     pytest.importorskip("triton")

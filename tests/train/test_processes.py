@@ -44,9 +44,11 @@ def test_two_processes_equal_one_on_the_joined_batch(runs, tmp_path) -> None:
     # 12 images of validation are no multiple of 2 * 8: those that fill the last batch up must not count.
     for ours, its in zip(records(runs / name), records(tmp_path / "one"), strict=True):
         assert ours == pytest.approx(its, rel=1e-4)
-    results = [json.loads((folder / "result.json").read_text()) for folder in (runs / name, tmp_path / "one")]
-    confusion, its = (result["tables"]["confusion"] for result in results)
-    assert confusion == its and sum(map(sum, confusion)) == 12
+    tables = [json.loads((folder / "result.json").read_text())["tables"] for folder in (runs / name, tmp_path / "one")]
+    # The last bits of a confidence differ, as the batches did.
+    for ours, its in zip(*(table.pop("mistakes")[1:] for table in tables), strict=True):
+        assert ours == pytest.approx(its, rel=1e-4)
+    assert tables[0] == tables[1] and sum(map(sum, tables[0]["confusion"])) == 12
 
 
 @pytest.mark.parametrize("name", [*OPTIMS, "experts", "resumed"])

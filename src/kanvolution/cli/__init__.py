@@ -20,6 +20,7 @@ from kanvolution.cli import (
     report,
     show,
     train,
+    tune,
 )
 from kanvolution.cli.command import COMMANDS, Command, register_command
 from kanvolution.cli.entry import main
@@ -47,4 +48,5 @@ __all__ = [
     "report",
     "show",
     "train",
+    "tune",
 ]
