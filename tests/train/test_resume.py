@@ -218,7 +218,7 @@ def test_a_run_of_a_version_without_an_option_goes_on_while_the_option_is_off(tm
     stored = {"trainer": {"epochs": 3}, "seed": 0}
     for off in (None, False, 0.0):
         check_settings(tmp_path, stored, {"trainer": {"epochs": 3, "new": off}, "seed": 0})
-    with pytest.raises(ValueError, match="trainer.new is not set there and true here"):
+    with pytest.raises(ValueError, match=r"trainer\.new is not set there and true here"):
         check_settings(tmp_path, stored, {"trainer": {"epochs": 3, "new": True}, "seed": 0})
     with pytest.raises(ValueError, match="seed is 0 there and not set here"):
         check_settings(tmp_path, stored, {"trainer": {"epochs": 3}})
