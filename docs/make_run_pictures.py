@@ -54,10 +54,11 @@ def main(folder: Path = FOLDER, nuclei: str | None = None) -> None:
             print("no playwright or no Chromium: no pictures of pages")
             return
         train([*CLASSIFIER, "conv=spline"], runs / "spline")
+        train((), runs / "digits")  # the default job: it recognises drawings as well
         command("report", str(runs / "gram"), str(runs / "spline"), "--output", str(runs / "report.html"))
         with pages(chromium) as browser:
             photograph_report(browser, (runs / "report.html").as_uri(), folder)
-            photograph_demo(browser, runs / "gram", folder)
+            photograph_demo(browser, runs / "digits", folder)
 
 
 def train(overrides: Sequence[str], run: Path) -> None:
@@ -119,7 +120,8 @@ def photograph_demo(browser: Any, run: Path, folder: Path) -> None:
     page = browser.new_page(viewport={"width": 1060, "height": 1190})
     page.goto(address.url)
     box = page.locator("#pad").bounding_box()
-    places = [(box["x"] + x, box["y"] + y) for x, y in ((70, 60), (210, 60), (200, 90), (130, 230))]
+    three = ((95, 65), (140, 50), (180, 80), (140, 130), (185, 180), (140, 230), (90, 210))
+    places = [(box["x"] + x, box["y"] + y) for x, y in three]
     page.mouse.move(*places[0])
     page.mouse.down()
     for place in places[1:]:
