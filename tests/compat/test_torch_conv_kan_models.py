@@ -18,7 +18,6 @@ from kanvolution.compat import torch_conv_kan as tck
 from kanvolution.compat.torch_conv_kan.missing import MISSING
 from kanvolution.compat.torch_conv_kan.models import MODELS
 from kanvolution.compat.torch_conv_kan.signatures import REQUIRED
-from kanvolution.models.segmenter import resize
 from tests.compat.golden import normal, value
 from tests.tolerances import GOLDEN, assert_close
 
@@ -299,8 +298,3 @@ def test_tiny_auto_kagn(is_moe: bool) -> None:
 def test_bad_arguments(call: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         call()
-
-
-def test_resize_aligns_corners() -> None:
-    x, like = torch.randn(2, 3, 4, 5), torch.empty(2, 1, 8, 10)
-    assert_close(resize(x, like, align_corners=True), nn.UpsamplingBilinear2d(scale_factor=2)(x), 1e-6)
