@@ -114,9 +114,9 @@ class _Walk:
 
 def _in_order(module: nn.Module) -> Iterator[nn.Module]:
     """The modules that run one after the other inside of a module; the module itself where that is not known."""
-    parts: list[nn.Module | None] = [module]
+    parts: list[nn.Module] = [module]
     if isinstance(module, KANConvNormAct):
-        parts = [module.conv, module.norm, module.act]
+        parts = [part for part in (module.conv, module.norm, module.act) if part is not None]
     elif isinstance(module, nn.Sequential) and type(module).forward is nn.Sequential.forward:
         parts = list(module)
     elif isinstance(module, Classifier) and type(module).forward_stages is Classifier.forward_stages:
@@ -125,5 +125,5 @@ def _in_order(module: nn.Module) -> Iterator[nn.Module]:
     for part in parts:
         if part is module:
             yield part
-        elif part is not None:
+        else:
             yield from _in_order(part)
