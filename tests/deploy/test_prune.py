@@ -23,7 +23,6 @@ BRANCHED = {
     "vgg11": {"width_scale": 0.4},
     "densenet_tiny": {"width_scale": 0.1},
     "unet": {"width": 6, "depth": 2},
-    "u2net": {},
 }
 
 
@@ -143,7 +142,7 @@ def test_functions_without_weight_leave_and_outputs_stay(basis, other, tmp_path)
         for i, (name, size) in enumerate(sizes.items()):
             model.get_submodule(name).weight.unflatten(1, (-1, size))[:, :, i % size] = 0
     small = prune_functions(model, keep)
-    assert UNITS["functions"].counts(small) == {name: len(left) for name, left in keep.items() if len(left) > 1}
+    assert UNITS["functions"].counts(small) == {name: len(left) for name, left in keep.items()}
     same_outputs(small, model, images().double())
     again = kv.from_pretrained(small.save_pretrained(tmp_path / "small"))
     assert torch.equal(again(images().double()), small(images().double()))
@@ -154,7 +153,7 @@ def test_the_other_functions_make_up_for_what_they_can(groups) -> None:
     torch.manual_seed(0)
     layer = kv.KANConv2d(4, 6, 3, groups=groups, basis="chebyshev", degree=4).double()
     x = torch.randint(-1, 2, (3, 4, 6, 6)).double()  # on three places three functions are all
-    small = prune_functions(torch.nn.Sequential(layer), {"0": [1, 2, 3]}, [x])
+    small = prune_functions(torch.nn.Sequential(layer), {"0": [0, 1, 2]}, [x])
     assert small[0].basis.size == 3
     same_outputs(small, layer, x)
 
@@ -216,6 +215,8 @@ def test_bad_values() -> None:
         prune_to(network("wavelet_edge", head="kan"), batches, 0.5)
     with pytest.raises(ValueError, match="has no layer with several functions that all outputs share"):
         prune_to(network("wavelet_edge"), batches, 0.5, by="functions")
+    with pytest.raises(ValueError, match="no channels of this U2Net can be left out: no two of its layers"):
+        prune_channels(kv.create_model("u2net", num_classes=2), {})
     with pytest.raises(ValueError, match="no two of its layers follow one another"):
         prune_channels(torch.nn.Conv2d(2, 3, 1), {})
     with pytest.raises(ValueError, match=r"stages.1.conv has groups \(=2\)"):

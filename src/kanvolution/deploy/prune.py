@@ -101,13 +101,13 @@ class Functions(Units):
     least = 1
 
     def readers(self, model: nn.Module) -> list[str]:
-        found = [n for n, m in kan_layers(model) if isinstance(m, KANLayer) and m.basis.combines and m.basis.size > 1]
-        if not found:
+        found = self.counts(model)
+        if not any(count > 1 for count in found.values()):
             raise ValueError(
                 f"this {type(model).__name__} has no layer with several functions that all outputs share, so none can "
                 "be left out; prune channels"
             )
-        return found
+        return list(found)
 
     def scores(self, model: nn.Module, moments: Mapping[str, Moments]) -> dict[str, Tensor]:
         return {name: _losses(moments[name]).cpu() for name in self.readers(model)}
@@ -134,8 +134,8 @@ class Functions(Units):
         return result
 
     def counts(self, model: nn.Module) -> dict[str, int]:
-        layers = {name: model.get_submodule(name) for name in self.readers(model)}
-        return {name: layer.basis.size for name, layer in layers.items() if isinstance(layer, KANLayer)}
+        layers = [(name, layer) for name, layer in kan_layers(model) if isinstance(layer, KANLayer)]
+        return {name: layer.basis.size for name, layer in layers if layer.basis.combines}
 
 
 UNITS: dict[str, Units] = {"channels": Channels(), "functions": Functions()}
