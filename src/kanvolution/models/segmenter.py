@@ -33,6 +33,8 @@ class Segmenter(Network):
         deep_supervision: give the side outputs in training.
     """
 
+    pipeline_tag = "image-segmentation"
+
     encoder: nn.ModuleList
     decoder: nn.ModuleList
     head_kernel_size = 1
