@@ -61,7 +61,7 @@ class TrainingInterrupted(Exception):  # noqa: N818 - it is no error
     """The run was stopped by a signal; `folder` holds the last checkpoint, trained for `epoch` whole epochs."""
 
     def __init__(self, folder: Path, epoch: int, signal_name: str) -> None:
-        self.folder, self.epoch = folder, epoch
+        self.folder, self.epoch, self.signal_name = folder, epoch, signal_name
         super().__init__(
             (
                 f"stopped by {signal_name}; the weights after {epoch} whole epoch{'s' * (epoch != 1)} are in {folder}"
