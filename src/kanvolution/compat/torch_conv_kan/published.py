@@ -66,7 +66,7 @@ def from_pretrained(repo: str, source: str | Path | None = None, **options: Any)
         ValueError: another repository, weights that cannot be had (the message says what to download and where to put
             it) or do not fit.
     """
-    names = {PUBLISHED[name].repo: name for name in PUBLISHED}
+    names = {PUBLISHED[name].repo: name for name in PUBLISHED if not PUBLISHED[name].ships}
     if repo not in names:
         raise ValueError(unknown_name("repository of torch-conv-kan's networks", repo, names))
     return create_model(names[repo], pretrained=True if source is None else source, **options).eval()
