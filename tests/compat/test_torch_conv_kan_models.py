@@ -298,3 +298,40 @@ def test_tiny_auto_kagn(is_moe: bool) -> None:
 def test_bad_arguments(call: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         call()
+
+
+# ----------------------------------------------------------------------------------------------------------- saved
+
+
+@pytest.mark.parametrize("name", ["SimpleConvKALN", "reskanet_18x32p", "reskagnetbn_moe_18x32p", "u2net_small"])
+def test_saved_networks_are_made_again(name: str, tmp_path: Path) -> None:
+    network = build(name)
+    network.load_state_dict(state_of(name))
+    kv.save_pretrained(network, tmp_path / "saved")
+    again = kv.from_pretrained(tmp_path / "saved")
+    x = image_of(name)
+    with torch.no_grad():
+        assert torch.equal(prediction(again(x)), prediction(network(x)))
+    assert again.config == network.config and again.config["in_chans"] == 2
+    assert f"| Network | `{name}`, a `{type(network).__name__}` |" in (tmp_path / "saved" / "README.md").read_text()
+
+
+def test_saved_feature_maps_and_new_heads(tmp_path: Path) -> None:
+    network: Any = tck.SimpleConvKAGN([4, 4, 6, 8], norm_layer=nn.InstanceNorm2d)
+    network.reset_classifier(5)
+    x = torch.randn(1, 1, 16, 16)
+    network.save_pretrained(tmp_path / "head")
+    assert kv.from_pretrained(tmp_path / "head")(x).shape == (1, 5)
+    maps = kv.models.FeatureMaps(network.eval(), [1, 3])
+    maps.save_pretrained(tmp_path / "maps")
+    again = kv.from_pretrained(tmp_path / "maps")
+    assert all(torch.equal(one, other) for one, other in zip(again(x), maps(x), strict=True))
+
+
+def test_a_class_of_ones_own_cannot_be_saved(tmp_path: Path) -> None:
+    class OwnNorm(nn.InstanceNorm2d):
+        pass
+
+    network: Any = tck.SimpleConvKAGN([4, 4, 6, 8], norm_layer=OwnNorm)
+    with pytest.raises(ValueError, match="cannot be saved with what makes it again"):
+        network.save_pretrained(tmp_path / "saved")

@@ -90,9 +90,11 @@ def model_card(
 
 
 def _convolutions(config: Mapping[str, Any]) -> str | None:
-    conv = config.get("conv")
+    if "conv" not in config:
+        return f"layers of basis `{config['basis']}`" if "basis" in config else None
+    conv = config["conv"]
     if conv is None:
-        return f"layers of basis `{config['basis']}`" if "basis" in config else "a factory that is not in the config"
+        return "a factory that is not in the config"
     structure = conv.get("structure")
     return f"basis `{conv['basis']}`" + (f", structure `{structure['name']}`" if structure else "")
 

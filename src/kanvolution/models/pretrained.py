@@ -34,6 +34,14 @@ NETWORKS: Registry[Callable[..., nn.Module]] = Registry("class of a saved networ
 NETWORKS.register("KAN")(KAN)
 
 
+@NETWORKS.register("torch_conv_kan")
+def _torch_conv_kan(**options: Any) -> nn.Module:
+    """A network by its name in torch-conv-kan; the names are known to the floor above."""
+    from kanvolution.compat.torch_conv_kan.models import from_config
+
+    return from_config(**options)
+
+
 class _Described(Protocol):
     def to_dict(self) -> dict[str, Any]: ...
 

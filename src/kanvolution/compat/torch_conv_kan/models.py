@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -24,6 +24,8 @@ from kanvolution.compat.torch_conv_kan.experts import PeerMixture
 from kanvolution.compat.torch_conv_kan.penalty import Penalty
 from kanvolution.compat.torch_conv_kan.renaming import Renaming
 from kanvolution.compat.torch_conv_kan.signatures import REQUIRED, named
+from kanvolution.models.network import FeatureMaps
+from kanvolution.registry import unknown_name
 
 _INSTANCE, _BATCH = nn.InstanceNorm2d, nn.BatchNorm2d
 
@@ -313,15 +315,47 @@ def make_model(name: str, **given: Any) -> nn.Module:
     network: nn.Module = built.network
     if l1 > 0:
         Penalty(l1, built.unpenalised).attach(built.network)
-    names, normed = built.names, built.normed
+    names = built.names
     if "num_experts" in parameters:
         network = PeerMixture(network, built.share)
         names = {theirs: f"block.{ours}" for theirs, ours in names.items()}
-    Renaming(names, built.refused, normed).attach(network)
+    Renaming(names, built.refused, built.normed).attach(network)
+    config = _config(name, p)
+    if config is not None:
+        object.__setattr__(network, "config", config)
     return network
 
 
-_TEXT = """torch-conv-kan's {name}: {network} of the same function, which loads its state dict.
+_CLASSES = ("base_activation", "norm_layer")
+
+
+def _config(name: str, p: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What `from_config` makes the network from; None where a class among the arguments is not of torch.nn."""
+    arguments = {key: list(value) if isinstance(value, tuple) else value for key, value in p.items()}
+    for key in set(_CLASSES) & set(arguments):
+        arguments[key] = arguments[key].__name__
+        if getattr(nn, arguments[key], None) is not p[key]:
+            return None
+    return {"class": "torch_conv_kan", "name": name, "in_chans": arguments.pop("input_channels"), **arguments}
+
+
+def from_config(
+    name: str, in_chans: int, features_only: bool = False, out_indices: Sequence[int] | None = None, **arguments: Any
+) -> nn.Module:
+    """The network of the config of a saved one, or its feature maps.
+
+    Raises:
+        TypeError, ValueError: as the function of that name; an unknown name.
+    """
+    if name not in TABLE:
+        raise ValueError(unknown_name("network of torch-conv-kan", name, TABLE))
+    for key in set(_CLASSES) & set(arguments):
+        arguments[key] = getattr(nn, arguments[key])
+    network = MODELS[name](input_channels=in_chans, **arguments)
+    return FeatureMaps(network, out_indices) if features_only else network
+
+
+_TEXT = """torch-conv-kan's {name}: a network of the same function, which loads its state dict.
 
 Args are the peer's. {more}Raises TypeError or ValueError for values out of range.
 """
@@ -341,7 +375,7 @@ def _factory(name: str) -> Callable[..., Any]:
         more += "It returns (output, loss of the experts), see `PeerMixture`. "
     if "l1_decay" in parameters or "l1_penalty" in parameters:
         more += "The penalty on weights is collected by `collect_losses`. "
-    text = _TEXT.format(name=name, network="a network", more=more)
+    text = _TEXT.format(name=name, more=more)
     return named(name, parameters, partial(make_model, name), nn.Module, text)
 
 
