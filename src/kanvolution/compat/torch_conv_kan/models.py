@@ -332,10 +332,11 @@ _CLASSES = ("base_activation", "norm_layer")
 def _config(name: str, p: Mapping[str, Any]) -> dict[str, Any] | None:
     """What `from_config` makes the network from; None where a class among the arguments is not of torch.nn."""
     arguments = {key: list(value) if isinstance(value, tuple) else value for key, value in p.items()}
-    for key in set(_CLASSES) & set(arguments):
-        arguments[key] = arguments[key].__name__
-        if getattr(nn, arguments[key], None) is not p[key]:
+    for key in set(_CLASSES) & set(p):
+        name_of_class = getattr(p[key], "__name__", "")
+        if getattr(nn, name_of_class, None) is not p[key]:
             return None
+        arguments[key] = name_of_class
     return {"class": "torch_conv_kan", "name": name, "in_chans": arguments.pop("input_channels"), **arguments}
 
 
