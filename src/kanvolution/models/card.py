@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from kanvolution.models.kan import KAN
-from kanvolution.models.network import Classifier, Network
+from kanvolution.models.network import Network
 
 _TAGS = ("kanvolution", "kolmogorov-arnold-network", "pytorch")
 # Smallest square image that an example uses.
@@ -24,6 +24,7 @@ def model_card(
     source: str,
     data: Mapping[str, Any] | None = None,
     metadata: Mapping[str, Any] | None = None,
+    metrics: Mapping[str, float] | None = None,
 ) -> str:
     """The text of a model card: what the model is, its size and config, and a program that uses it.
 
@@ -33,12 +34,13 @@ def model_card(
         source: folder or repository that the program loads.
         data: the description of the data it was trained on, if any (`DataInfo.to_dict`).
         metadata: further entries of the front matter, such as license or datasets.
+        metrics: what it reached on the validation images, as shares of 1.
     """
     from huggingface_hub import ModelCardData
 
     front: dict[str, Any] = {"library_name": "kanvolution", "tags": list(_TAGS)}
-    if isinstance(model, Classifier) and model.num_classes:
-        front["pipeline_tag"] = "image-classification"
+    if isinstance(model, Network) and model.pipeline_tag and model.num_classes:
+        front["pipeline_tag"] = model.pipeline_tag
     front = {**front, **(metadata or {})}
     name = config.get("name") or config.get("class")
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -51,6 +53,7 @@ def model_card(
         "Input": _input_words(config, data),
         "Output": _output_words(model, config),
         "Data": data and data.get("name"),
+        "Measured": ", ".join(f"{key} {100 * value:.2f} %" for key, value in (metrics or {}).items()),
     }
     rows = [f"| {key} | {value} |" for key, value in facts.items() if value]
     description = (inspect.getdoc(type(model)) or "").partition("\n\n")[0]
@@ -87,9 +90,11 @@ def model_card(
 
 
 def _convolutions(config: Mapping[str, Any]) -> str | None:
-    conv = config.get("conv")
+    if "conv" not in config:
+        return f"layers of basis `{config['basis']}`" if "basis" in config else None
+    conv = config["conv"]
     if conv is None:
-        return f"layers of basis `{config['basis']}`" if "basis" in config else "a factory that is not in the config"
+        return "a factory that is not in the config"
     structure = conv.get("structure")
     return f"basis `{conv['basis']}`" + (f", structure `{structure['name']}`" if structure else "")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -32,6 +32,9 @@ class Network(HubMixin, nn.Module, ABC):
     A subclass sets `feature_info`, one entry for each map of `forward_stages`, and `num_features`, and calls
     `reset_classifier` at the end of its constructor.
     """
+
+    pipeline_tag: ClassVar[str | None] = None
+    """What the Hugging Face Hub calls the use of a network of this class."""
 
     feature_info: tuple[FeatureInfo, ...]
     num_features: int
@@ -128,6 +131,8 @@ class Classifier(Network):
         head_width: features of the head's hidden layers; None for its own.
         pool_size: side, or height and width, of the map that features are averaged to.
     """
+
+    pipeline_tag = "image-classification"
 
     stem: nn.Module
     stages: nn.ModuleList
