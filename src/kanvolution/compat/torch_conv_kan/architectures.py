@@ -97,7 +97,7 @@ _VGG_ATTENTIONS = {"KAGN": "SelfKAGNtention2D", "BottleNeckKAGN": "BottleNeckSel
 
 
 def _kan_head(stem: str, p: Arguments, features: int, outputs: int) -> nn.Module:
-    # torch-conv-kan's functions pass through GELU here, which ours do for Legendre polynomials alone.
+    # Its heads take GELU where its networks by themselves take SiLU. Gram polynomials here know SiLU alone: `_GELU`.
     gelu = {"base_activation": nn.GELU} if stem == "KALN" else {}
     return _linear(stem, p, features, outputs, dropout=p["dropout_linear"], **gelu)
 
