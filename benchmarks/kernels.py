@@ -168,7 +168,7 @@ def choose(implicit: bool) -> Any:
     """A context in which the implicit product is taken always or never."""
     from kanvolution.ops.triton.implicit_gemm import THRESHOLDS, Threshold
 
-    limit = Threshold(2**31, 0) if implicit else Threshold(0, 0)
+    limit = Threshold(2**31, 0, 0) if implicit else Threshold(0, 0)
     return mock.patch.dict(THRESHOLDS, dict.fromkeys(THRESHOLDS, limit))
 
 

@@ -219,13 +219,15 @@ def test_the_implicit_product_is_for_many_positions_and_few_channels() -> None:
     pytest.importorskip("triton")
     from kanvolution.ops.triton.implicit_gemm import THRESHOLDS, takes
 
-    def ask(direction: str, *shape: int, transposed: bool = False, groups: int = 1, mix: bool = False) -> bool:
+    def ask(
+        direction: str, *shape: int, transposed: bool = False, groups: int = 1, mix: bool = False, o: int = 64
+    ) -> bool:
         x = torch.empty(shape, device="meta")
         combined = torch.empty(shape[1], 2, 4, device="meta") if mix else None
         call = Call(x, None, combined, (), (3,), "tanh", None, torch.float32, "triton")
         ndim = x.ndim - 2
         layout = ((1,) * ndim, (1,) * ndim, (1,) * ndim, groups, transposed)
-        weight = torch.empty(8, shape[1] // groups * 4, *(3,) * ndim, device="meta")
+        weight = torch.empty(o, shape[1] // groups * 4, *(3,) * ndim, device="meta")
         return takes(direction, ops.legendre.values, call, ops.Contraction(ops.Convolution(*layout), weight, None))
 
     for direction, limit in THRESHOLDS.items():
@@ -235,6 +237,7 @@ def test_the_implicit_product_is_for_many_positions_and_few_channels() -> None:
         assert ask(direction, 1, 2 * few, side, side, groups=2)
         assert not ask(direction, 1, many, side, side)
         assert not ask(direction, 1, few, side, side - 1)
+        assert not ask(direction, 1, few, side, side, o=limit.outputs - 1)
         assert not ask(direction, 1, few, side, side, transposed=True)
         assert not ask(direction, 1, few, side * side)
         assert not ask(direction, 1, few, side, side, mix=True)

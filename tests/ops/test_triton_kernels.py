@@ -205,6 +205,21 @@ def test_combinations_are_no_expansion_and_no_ordinary_operators(monkeypatch: py
     assert all(p.grad is not None and p.grad.isfinite().all() for p in (x, *layer.parameters()))
 
 
+@pytest.mark.slow
+def test_offsets_beyond_32_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Channels 2^30 elements apart, in memory that is never touched in between."""
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)
+    x = torch.empty(2**31 + 8, dtype=torch.float16, device=DEVICE).as_strided((1, 3, 5), (2**31, 2**30, 1))
+    x.copy_(torch.linspace(-1, 1, 15).view(1, 3, 5))
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    for backend, results in (("triton", found := []), ("eager", expected := [])):
+        own = x.detach().requires_grad_()
+        y = ops.legendre(own, 3, base="silu", backend=backend)
+        results += [y, *torch.autograd.grad(y.float().square().sum(), own)]
+    for f, e in zip(found, expected, strict=True):
+        assert_close(f, e.float())
+
+
 def test_gradients_that_are_not_wanted() -> None:
     x = sample("rbf", 2, 3, 5).to(DEVICE)
     centers = torch.linspace(-1, 1, 4, device=DEVICE)
@@ -240,10 +255,10 @@ def implicit(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     for name in implicit_gemm.THRESHOLDS:
-        monkeypatch.setitem(implicit_gemm.THRESHOLDS, name, implicit_gemm.Threshold(10**6, 0))
+        monkeypatch.setitem(implicit_gemm.THRESHOLDS, name, implicit_gemm.Threshold(10**6, 0, 0))
     if INTERPRETED:
         monkeypatch.setattr(implicit_gemm, "ROWS", 32)
-        monkeypatch.setattr(implicit_gemm, "PARTS", 3)
+        monkeypatch.setattr(implicit_gemm, "PROGRAMS", 10)
 
 
 def check_convolution(name: str, form: str, dtype: torch.dtype, options: Any, **layout: Any) -> None:
