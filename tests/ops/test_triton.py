@@ -18,7 +18,8 @@ from kanvolution.ops import backends
 from kanvolution.ops.evaluation import Call
 from tests.ops.test_families import FAMILIES
 
-KERNELS = Path(__file__).with_name("test_triton_kernels.py")
+KERNELS = [Path(__file__).with_name(f"test_triton_{name}.py") for name in ("kernels", "edge_wavelet")]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("speed", ["fast", pytest.param("slow", marks=pytest.mark.slow)])
@@ -26,9 +27,9 @@ def test_the_kernels_agree_with_the_formulas_under_the_interpreter(speed: str) -
     """In a process of its own, since Triton asks for its interpreter once, when it is imported."""
     pytest.importorskip("triton")
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    command = [sys.executable, "-m", "pytest", str(KERNELS), "-q", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", *map(str, KERNELS), "-q", "-p", "no:cacheprovider"]
     command += ["-m", "slow" if speed == "slow" else "not slow"]
-    done = subprocess.run(command, env=environment, cwd=KERNELS.parents[2], capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
 
 
@@ -189,6 +190,31 @@ def test_the_implicit_product_compiles_for_a_gpu(dtype: torch.dtype, monkeypatch
         assert kernel.metadata.shared <= 64 * 1024
 
 
+@pytest.mark.parametrize(
+    "kind", ["meyer", *(pytest.param(k, marks=pytest.mark.slow) for k in ops.WAVELETS if k != "meyer")]
+)
+def test_the_edge_wavelets_compile_for_a_gpu(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing that the compiler refuses, and little shared memory."""
+    pytest.importorskip("triton")
+    if backends.INTERPRETS_TRITON:
+        pytest.skip("the interpreter replaces the compiler")
+    from kanvolution.ops.triton import edge_wavelet
+
+    recorders = []
+    for name in ("values_kernel", "fold_kernel", "unfold_kernel", "data_kernel", "weight_kernel"):
+        recorders.append(Recorder(getattr(edge_wavelet, name)))
+        monkeypatch.setattr(edge_wavelet, name, recorders[-1])
+    x, scale, translation = torch.randn(2, 3, 8, 8).bfloat16(), torch.ones(4, 3), torch.zeros(4, 3)
+    call = Call(x, None, None, (scale, translation), (kind,), "identity", None, x.dtype, "triton")
+    convolution = ops.Convolution((1, 2), (1, 1), (1, 1))
+    into = ops.Contraction(convolution, torch.randn(4, 3, 3, 3).bfloat16(), None)
+    edge_wavelet.gradients(call, into, edge_wavelet.convolve(call, into), (True,) * 4)
+    for recorder in recorders:
+        (kernel,) = recorder.compile()
+        assert kernel.asm["cubin"]
+        assert kernel.metadata.shared <= 64 * 1024
+
+
 def test_the_implicit_product_is_for_many_positions_and_few_channels() -> None:
     pytest.importorskip("triton")
     from kanvolution.ops.triton.implicit_gemm import THRESHOLDS, takes
@@ -217,6 +243,6 @@ def test_the_implicit_product_is_for_many_positions_and_few_channels() -> None:
 def test_the_benchmark_of_the_kernels_refuses_to_run_without_a_gpu() -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    program = KERNELS.parents[2] / "benchmarks" / "kernels.py"
+    program = ROOT / "benchmarks" / "kernels.py"
     done = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, check=False)
     assert done.returncode == 2 and "finds no CUDA device here" in done.stderr

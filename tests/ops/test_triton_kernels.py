@@ -311,5 +311,14 @@ def test_the_benchmark_compares_before_it_times(monkeypatch: pytest.MonkeyPatch)
     results = program.measure("rbf", *arguments)
     assert [r["contestant"] for r in results] == ["roof", "eager", "expand", "implicit"]
     assert all(r["correct"] and r["step"]["median"] > 0 for r in results)
+    for basis in ("wavelet_edge", "gram_rank2"):
+        others = program.measure(basis, *arguments)
+        assert [r["contestant"] for r in others] == ["roof", "eager", "expand"]
+        assert all(r["correct"] for r in others)
+    case = {"basis": "rbf", "shape": "tiny", "dtype": "float32"}
+    record = {"machine": {}, "results": [{**case, **r} for r in results]}
+    record["results"] += [{**case, "basis": "gram_rank2", **r} for r in others]
+    *_, full, short = program.markdown(record).splitlines()
+    assert full.count("|") == short.count("|") and short.endswith("|  |")
     monkeypatch.setitem(program.TOLERANCES, "float32", 0.0)
     assert not any("step" in r for r in program.measure("rbf", *arguments)[1:])

@@ -121,9 +121,10 @@ def expand_kernel(
 ):
     across = tl.cdiv(channels, TILE_C)
     p = (tl.program_id(0) // across * TILE_P + tl.arange(0, TILE_P))[:, None]
-    c = (tl.program_id(0) % across * TILE_C + tl.arange(0, TILE_C))[None, :]
-    inside = (p < positions) & (c < channels)
+    c = tl.program_id(0) % across * TILE_C + tl.arange(0, TILE_C)
     own = tl.minimum(c, channels - 1)  # for what is read without a mask
+    c = c[None, :]
+    inside = (p < positions) & (c < channels)
     # Offsets have 64 bits: E has more than 2^31 elements where x has not.
     n = (p // space).to(tl.int64)
     s = (p % space).to(tl.int64)
@@ -238,8 +239,9 @@ def expand_backward_kernel(
 ):
     across = tl.cdiv(channels, TILE_C)
     part = tl.program_id(0) // across
-    columns = (tl.program_id(0) % across * TILE_C + tl.arange(0, TILE_C))[None, :]
+    columns = tl.program_id(0) % across * TILE_C + tl.arange(0, TILE_C)
     own = tl.minimum(columns, channels - 1)
+    columns = columns[None, :]
     firsts = first + own * first_c
     seconds = second + own * second_c
     mixes = mix + own * mix_c

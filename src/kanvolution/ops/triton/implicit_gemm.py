@@ -67,26 +67,8 @@ def takes(direction: str, values: Callable[..., Planes], call: Call, into: Contr
     convolution, threshold = into.convolution, THRESHOLDS[direction]
     if len(convolution.stride) != 2 or convolution.transposed or call.mix is not None or not supports(values, call):
         return False
-    positions = call.x.shape[0] * math.prod(_output_size(call.x, into))
+    positions = call.x.shape[0] * math.prod(convolution.output_size(call.x.shape[2:], into.weight.shape[2:]))
     return call.x.shape[1] // convolution.groups <= threshold.channels and positions >= threshold.positions
-
-
-def _output_size(x: Tensor, into: Contraction) -> tuple[int, int]:
-    convolution = into.convolution
-    extra = convolution.extra or (0, 0)
-    height, width = (
-        (
-            x.shape[2 + i]
-            + 2 * convolution.padding[i]
-            + extra[i]
-            - convolution.dilation[i] * (into.weight.shape[2 + i] - 1)
-            - 1
-        )
-        // convolution.stride[i]
-        + 1
-        for i in range(2)
-    )
-    return height, width
 
 
 @triton.jit
@@ -454,7 +436,7 @@ def convolve(values: Callable[..., Planes], call: Call, into: Contraction, size:
     assert family is not None
     x, weight, groups = call.x, into.weight.contiguous(), into.convolution.groups
     base_input = x if call.base_input is None else call.base_input
-    out_h, out_w = _output_size(x, into)
+    out_h, out_w = into.convolution.output_size(x.shape[2:], weight.shape[2:])
     batch, all_outputs = x.shape[0], weight.shape[0]
     y = torch.empty(
         (batch, all_outputs, out_h, out_w), dtype=call.dtype, device=x.device, memory_format=memory_format(x)
