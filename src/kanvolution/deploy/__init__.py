@@ -12,7 +12,7 @@ from kanvolution.deploy.quantize import (
     quantize,
 )
 from kanvolution.deploy.quantize_report import QuantizeReport, compare_quantized
-from kanvolution.deploy.refine import RangeCounter, Refined, RefinedLayer, fit_range, refine, refit
+from kanvolution.deploy.refine import RangeCounter, Refined, RefinedLayer, divide_grids, fit_range, refine, refit
 from kanvolution.deploy.unfused import unfused
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "adapter_kind",
     "compare_quantized",
     "contributions",
+    "divide_grids",
     "export",
     "fingerprint",
     "fit_range",
