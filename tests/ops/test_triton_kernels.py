@@ -245,6 +245,13 @@ CONVOLUTIONS: dict[str, tuple[ops.Convolution, tuple[int, ...], int, tuple[int, 
     "groups_stride_dilation": (ops.Convolution((1, 2), (1, 0), (1, 2), groups=2), (2, 4, 7, 9), 6, (3, 2)),
     "strides": (ops.Convolution((2, 3), (3, 2), (2, 1)), (1, 3, 11, 8), 5, (3, 5)),
     "same": (ops.Convolution((1, 1), (0, 1), (1, 1), extra=(1, 0)), (2, 3, 5, 6), 4, (2, 3)),
+    "first_functions": (ops.Convolution((1, 2), (1, 1), (1, 1)), (2, 8, 4, 5), 3, (3, 2)),
+    "first_functions_3d": (
+        ops.Convolution((1, 1, 2), (0, 1, 0), (1, 1, 1), transposed=True, output_padding=(0, 0, 1)),
+        (1, 8, 2, 3, 2),
+        2,
+        (2, 1, 3),
+    ),
     "pointwise_wide": (ops.Convolution((1, 1), (0, 0), (1, 1)), (2, 37, 3, 5), 70, (1, 1)),
 }
 
@@ -290,7 +297,7 @@ def check_convolution(name: str, form: str, dtype: torch.dtype, options: Any, **
     assert found[0].is_contiguous(**layout)
 
 
-@pytest.mark.parametrize("form", list(CONVOLUTIONS))
+@pytest.mark.parametrize("form", [form for form in CONVOLUTIONS if not form.startswith("first")])
 @pytest.mark.parametrize("name", ["gram2", "spline5_3"])
 def test_implicit_product_of_every_convolution(name: str, form: str, implicit: None) -> None:
     check_convolution(name, form, torch.float32, {"base": "silu", "input_map": "tanh"})
@@ -306,6 +313,51 @@ def test_implicit_product_of_every_family(name: str, implicit: None) -> None:
 def test_implicit_product_in_every_type_and_layout(dtype: torch.dtype, layout: Any, implicit: None) -> None:
     options = {"base": "silu", "keep": (0, 2, 3)}
     check_convolution("legendre7", "groups_stride_dilation", dtype, options, memory_format=layout)
+
+
+@pytest.mark.parametrize("form", ["first_functions", "first_functions_3d"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_expansions_ordered_by_functions(form: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For channels-last inputs, where they are what runs; the order is not seen outside."""
+    from kanvolution.ops.triton import functions_first
+
+    layout = torch.channels_last if form == "first_functions" else torch.channels_last_3d
+    orders = []
+    evaluate = functions_first.evaluate
+
+    def watched(*args: Any, **kwargs: Any) -> Tensor:
+        orders.append(evaluate(*args, **kwargs))
+        return orders[-1]
+
+    monkeypatch.setattr(functions_first, "evaluate", watched)
+    name, options = ("gram2", {"base": "silu"}) if dtype == torch.float32 else ("legendre7", {"keep": (0, 2, 3)})
+    check_convolution(name, form, dtype, options, memory_format=layout)
+    assert len(orders) == 2 and all(e.stride(1) == 1 and e.stride(2) == e.shape[1] for e in orders)
+
+
+def test_what_an_expansion_ordered_by_functions_does_not_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Contiguous inputs, groups, and channels that are no whole vectors take the other way."""
+    from kanvolution.ops.triton import functions_first
+
+    monkeypatch.setattr(functions_first, "convolve", None)
+    check_convolution("gram2", "first_functions", torch.float32, {})
+    for form in ("plain", "groups_stride_dilation"):
+        check_convolution("gram2", form, torch.float32, {}, memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("wanted", [("x",), ("weight",), ("mix", "bias")], ids=str)
+def test_an_expansion_ordered_by_functions_with_combinations_and_some_gradients(wanted: tuple[str, ...]) -> None:
+    tensors = {"x": torch.randn(2, 8, 4, 3).contiguous(memory_format=torch.channels_last), "mix": torch.randn(8, 2, 4)}
+    tensors |= {"weight": torch.randn(3, 2, 8, 2, 2).flatten(1, 2), "bias": torch.randn(3)}
+    results = []
+    for backend in ("triton", "eager"):
+        own = {name: t.to(DEVICE).requires_grad_(name in wanted) for name, t in tensors.items()}
+        into = ops.Contraction(ops.Convolution((2, 1), (1, 0), (1, 1)), own["weight"], own["bias"])
+        y = ops.legendre(own["x"], 3, mix=own["mix"], into=into, backend=backend)
+        results.append([y, *torch.autograd.grad(y.square().sum(), [own[name] for name in wanted])])
+    for actual, expected in zip(*results, strict=True):
+        assert_close(actual, expected, 1e-4)
+        assert actual.stride() == expected.stride()
 
 
 def test_implicit_product_is_what_runs(implicit: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -98,6 +98,10 @@ class Convolution:
             self.groups,
             wanted,
         )
+        # On a CPU there is a gradient of the weight wherever there is one of the bias.
+        grad_x, grad_weight, grad_bias = (
+            g if want else None for g, want in zip((grad_x, grad_weight, grad_bias), wanted, strict=True)
+        )
         if grad_weight is not None and self.transposed:
             grad_weight = self._swap(grad_weight)
         if grad_x is not None and padded is not x:
