@@ -190,6 +190,41 @@ def test_the_implicit_product_compiles_for_a_gpu(dtype: torch.dtype, monkeypatch
         assert kernel.metadata.shared <= 64 * 1024
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_batches_of_all_sizes_have_the_same_kernels(
+    layout: torch.memory_format, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No constant of the compilation depends on the size of a batch or image."""
+    pytest.importorskip("triton")
+    from kanvolution.ops.triton import edge_wavelet, expand, implicit_gemm
+
+    recorders: list[Recorder] = []
+    for module in (expand, edge_wavelet, implicit_gemm):
+        for name in [name for name in vars(module) if name.endswith("_kernel")]:
+            recorders.append(Recorder(getattr(module, name)))
+            monkeypatch.setattr(module, name, recorders[-1])
+    convolution = ops.Convolution((1, 1), (1, 1), (1, 1))
+    constants = []
+    for shape in ((1, 16, 4, 4), (2, 16, 4, 4), (7, 16, 9, 5), (48, 16, 8, 16)):
+        x = torch.empty(shape).contiguous(memory_format=layout)
+        call = Call(x, None, None, (torch.rand(4),), (), "tanh", "silu", x.dtype, "triton")
+        into = ops.Contraction(convolution, torch.empty(8, 16 * 5, 3, 3), None)
+        for mix in (None, torch.empty(16, 2, 5)):
+            combined = call._replace(mix=mix)
+            y = expand.evaluate(ops.gram.values, combined, 5 if mix is None else 2)
+            expand.evaluate_gradients(ops.gram.values, combined, y, (True,) * (2 + (mix is not None)))
+        y = implicit_gemm.convolve(ops.gram.values, call, into, 5)
+        implicit_gemm.gradients(ops.gram.values, call, into, 5, y, (True, False, True, True))
+        call = call._replace(tensors=(torch.ones(8, 16), torch.ones(8, 16)), scalars=("dog",))
+        into = into._replace(weight=torch.empty(8, 16, 3, 3))
+        edge_wavelet.gradients(call, into, edge_wavelet.convolve(call, into), (True,) * 4)
+        constants.append([[launch[1] for launch in recorder.launches] for recorder in recorders])
+        for recorder in recorders:
+            recorder.launches.clear()
+    assert len(recorders) == 10 and all(constants[0])
+    assert all(found == constants[0] for found in constants)
+
+
 @pytest.mark.parametrize(
     "kind", ["meyer", *(pytest.param(k, marks=pytest.mark.slow) for k in ops.WAVELETS if k != "meyer")]
 )
@@ -220,9 +255,15 @@ def test_the_implicit_product_is_for_many_positions_and_few_channels() -> None:
     from kanvolution.ops.triton.implicit_gemm import THRESHOLDS, takes
 
     def ask(
-        direction: str, *shape: int, transposed: bool = False, groups: int = 1, mix: bool = False, o: int = 64
+        direction: str,
+        *shape: int,
+        transposed: bool = False,
+        groups: int = 1,
+        mix: bool = False,
+        o: int = 64,
+        step: int = 1,
     ) -> bool:
-        x = torch.empty(shape, device="meta")
+        x = torch.empty((*shape[:-1], shape[-1] * step), device="meta")[..., ::step]
         combined = torch.empty(shape[1], 2, 4, device="meta") if mix else None
         call = Call(x, None, combined, (), (3,), "tanh", None, torch.float32, "triton")
         ndim = x.ndim - 2
@@ -238,6 +279,7 @@ def test_the_implicit_product_is_for_many_positions_and_few_channels() -> None:
         assert not ask(direction, 1, many, side, side)
         assert not ask(direction, 1, few, side, side - 1)
         assert not ask(direction, 1, few, side, side, o=limit.outputs - 1)
+        assert not ask(direction, 1, few, side, side, step=2**20)  # offsets within a sample have 32 bits
         assert not ask(direction, 1, few, side, side, transposed=True)
         assert not ask(direction, 1, few, side * side)
         assert not ask(direction, 1, few, side, side, mix=True)

@@ -70,6 +70,9 @@ def takes(direction: str, values: Callable[..., Planes], call: Call, into: Contr
     if len(convolution.stride) != 2 or convolution.transposed or call.mix is not None or not supports(values, call):
         return False
     positions = call.x.shape[0] * math.prod(convolution.output_size(call.x.shape[2:], into.weight.shape[2:]))
+    inputs = [call.x] if call.base_input is None else [call.x, call.base_input]
+    if any(sum((n - 1) * s for n, s in zip(t.shape[1:], t.stride()[1:], strict=True)) >= 2**31 for t in inputs):
+        return False
     channels, outputs = (size // convolution.groups for size in (call.x.shape[1], into.weight.shape[0]))
     narrow = channels <= threshold.channels and outputs >= threshold.outputs
     return narrow and threshold.positions <= positions < 2**31
@@ -93,12 +96,12 @@ def gathered(
     inside_q,
     GEOMETRY: tl.constexpr,
 ):
-    """source[n, c, h, w] for output positions m and taps t, zero outside, and where it is inside; c of 64 bits."""
+    """source[n, c, h, w] for output positions m and taps t, zero outside, and where it is inside."""
     n = (m // OUT_HW).to(tl.int64)
     h = (m % OUT_HW) // OUT_W * GEOMETRY[2] - GEOMETRY[4] + t // GEOMETRY[1] * GEOMETRY[6]
     w = m % OUT_W * GEOMETRY[3] - GEOMETRY[5] + t % GEOMETRY[1] * GEOMETRY[7]
     inside = (m < rows) & inside_q & (h >= 0) & (h < height) & (w >= 0) & (w < width)
-    place = source + n * s_n + c * s_c + h.to(tl.int64) * s_h + w.to(tl.int64) * s_w
+    place = source + n * s_n + (c * s_c + h * s_h + w * s_w)  # 32 bits suffice within a sample, by `takes`
     value = tl.load(place, mask=inside, other=0.0)
     return value.to(tl.float32), inside
 
@@ -162,10 +165,9 @@ def forward_kernel(
         c = q // taps
         t = q % taps
         own = group * channels + tl.minimum(c, channels - 1)
-        seen_c = own.to(tl.int64)[None, :]
         there = (c < channels)[None, :]
         value, inside = gathered(
-            x, m, seen_c, t[None, :], rows, out_w, out_hw, height, width, x_n, x_c, x_h, x_w, there, GEOMETRY
+            x, m, own[None, :], t[None, :], rows, out_w, out_hw, height, width, x_n, x_c, x_h, x_w, there, GEOMETRY
         )
         mapped = MAP(value)
         w_place = weight + output * weight_o + (c * (len(PLANES) * taps) + t)[:, None]
@@ -177,7 +179,7 @@ def forward_kernel(
                 seen, _also_inside = gathered(
                     base_input,
                     m,
-                    seen_c,
+                    own[None, :],
                     t[None, :],
                     rows,
                     out_w,
@@ -388,7 +390,6 @@ def weight_kernel(
     c = q // taps
     t = q % taps
     own = group * channels + tl.minimum(c, channels - 1)
-    seen_c = own.to(tl.int64)[None, :]
     there = (c < channels)[None, :]
     output = (group * outputs + o).to(tl.int64)
     sums = ()
@@ -398,7 +399,7 @@ def weight_kernel(
     for start in range(part * rows_of_part, last, TILE_M):
         m = (start + tl.arange(0, TILE_M))[:, None]
         value, inside = gathered(
-            x, m, seen_c, t[None, :], last, out_w, out_hw, height, width, x_n, x_c, x_h, x_w, there, GEOMETRY
+            x, m, own[None, :], t[None, :], last, out_w, out_hw, height, width, x_n, x_c, x_h, x_w, there, GEOMETRY
         )
         mapped = MAP(value)
         place = (
@@ -417,7 +418,7 @@ def weight_kernel(
                 seen, _also_inside = gathered(
                     base_input,
                     m,
-                    seen_c,
+                    own[None, :],
                     t[None, :],
                     last,
                     out_w,
