@@ -73,7 +73,7 @@ def test_outputs_are_close_and_the_file_is_small(backend, tmp_path) -> None:
     path = tmp_path / f"model{SUFFIX[backend]}"
     done = quantize(model, path, BATCHES, backend=backend)
     assert done.layers == 5
-    assert path.stat().st_size < 0.45 * (tmp_path / "full.safetensors").stat().st_size
+    assert path.stat().st_size < 0.35 * (tmp_path / "full.safetensors").stat().st_size
     again = load_quantized(path)
     assert again.description.format == f"int8-{backend}"
     for samples in (1, 5):
@@ -138,6 +138,22 @@ def test_a_fresh_process_loads_without_the_extras_of_training(backend, tmp_path)
     )
     out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
     assert_close(torch.tensor(json.loads(out)), load_quantized(path)(torch.ones(1, 1, 12, 12)).detach())
+
+
+def test_a_fresh_process_computes_with_integers(tmp_path) -> None:
+    """The compiler does so only where torchao has told it how, which quantising in the same process hides."""
+    pytest.importorskip(PACKAGE["inductor"])
+    path = tmp_path / "m.pt2"
+    quantize(network(), path, BATCHES, backend="inductor")
+    program = (
+        "import torch\nfrom torch.profiler import ProfilerActivity, profile\n"
+        "from kanvolution.deploy import load_quantized\n"
+        f"network, x = load_quantized({str(path)!r}), torch.ones(2, 1, 12, 12)\nnetwork(x)\n"
+        "with profile(activities=[ProfilerActivity.CPU]) as profiled:\n    network(x)\n"
+        "print(*(event.key for event in profiled.key_averages()))"
+    )
+    out = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert "onednn::qconv_pointwise" in out and "onednn::qlinear_pointwise" in out
 
 
 def test_bad_values(tmp_path, monkeypatch) -> None:

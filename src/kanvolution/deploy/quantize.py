@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
-from zipfile import BadZipFile
+from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile
 
 import torch
 import torch._inductor.config as inductor_config
@@ -129,7 +129,8 @@ class Inductor:
 
     def load(self, path: Path) -> Loaded:
         with quiet():
-            require("torchao.quantization.pt2e", "deploy")  # registers the operators of the program
+            # Registers the operators of the program, and what tells the compiler to compute them with integers.
+            require("torchao.quantization.pt2e.quantizer.x86_inductor_quantizer", "deploy")
         check_compiler("a file of backend 'inductor'")
         found = {KEY: ""}
         with quiet():
@@ -416,6 +417,17 @@ def _save_converted(prepared: Any, example: Tensor, path: Path, description: Des
             for key in ("stack_trace", "nn_module_stack", "source_fn_stack", "torch_fn", "from_node"):
                 node.meta.pop(key, None)
         torch.export.save(program, path, extra_files={KEY: description.to_json()})
+    _compress_program(path)
+
+
+def _compress_program(path: Path) -> None:
+    """Deflate the text of the program, which can be as large as the weights of a small network."""
+    whole = path.with_suffix(".whole")
+    path.replace(whole)
+    with ZipFile(whole) as source, ZipFile(path, "w", ZIP_STORED) as target:
+        for entry in source.infolist():
+            target.writestr(entry, source.read(entry), ZIP_DEFLATED if entry.filename.endswith(".json") else ZIP_STORED)
+    whole.unlink()
 
 
 def _drop_unused(module: torch.fx.GraphModule) -> None:
