@@ -87,7 +87,8 @@ def stated_by(number: str, values: list[float], text: str) -> bool:
     """Whether a number as written is one of the values, a hundred of it (percent), or a millionth, as rounded there."""
     digits = len(number.partition(".")[2])
     step = 0.5000001 * 10**-digits
-    return number in _NUMBER.findall(text) or any(abs(scale * v - float(number)) <= step for v in values for scale in (1, 100, 1e-6))
+    near = (abs(scale * value - float(number)) <= step for value in values for scale in (1, 100, 1e-6))
+    return number in _NUMBER.findall(text) or any(near)
 
 
 def test_page_of_results_is_what_the_program_makes_of_the_stored_files() -> None:
