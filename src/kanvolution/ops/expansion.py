@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from kanvolution.ops.backends import resolve_backend
-from kanvolution.ops.convolution import CONVOLUTION_SCHEMA, Contraction, Convolution
+from kanvolution.ops.convolution import CONVOLUTION_SCHEMA, Contraction, Convolution, channels_first, functions_first
 from kanvolution.ops.evaluation import (
     Call,
     Planes,
@@ -302,11 +302,21 @@ class _Operator:
 
             if implicit_gemm.takes("forward", self.family.values, call, own):
                 return implicit_gemm.convolve(self.family.values, call, own, self.family._result_size(call))
-        expanded = self._expand(_laid_out(call, self.family._result_size(call), weight))
-        return convolution(expanded, weight, bias).contiguous(memory_format=memory_format(call.x))
+        inside, weight = self._inside(call, own)
+        return convolution(self._expand(inside), weight, bias).contiguous(memory_format=memory_format(call.x))
 
     def _expand(self, call: Call) -> Tensor:
-        return evaluate(self.family.values, call, self.family._result_size(call)).flatten(1, 2)
+        return _flat(evaluate(self.family.values, call, self.family._result_size(call)), call)
+
+    def _inside(self, call: Call, into: Contraction) -> tuple[Call, Tensor]:
+        """The call and the weight in the layout that they are fastest in."""
+        call, weight = _laid_out(call, self.family._result_size(call), into.weight), into.weight
+        groups = into.convolution.groups
+        width = call.x.shape[1] // groups
+        if width > 1 and call.x.device.type == "cpu" and memory_format(call.x) != torch.contiguous_format:
+            # One loop over channels then writes each function in whole vectors.
+            return call._replace(groups=groups), functions_first(weight, width)
+        return call, weight
 
     def _fake_forward(self, *arguments: Any) -> Tensor:
         call, into = self.unpack(arguments)
@@ -362,17 +372,19 @@ class _Operator:
                 targets = [t for t, want in zip((into.weight, into.bias), outer, strict=True) if want and t is not None]
                 count = len(targets)
                 return [g.to(t.dtype) for g, t in zip(found, targets, strict=False)] + found[count:]
-        inside = _laid_out(call, self.family._result_size(call), weight)
+        inside, weight = self._inside(call, own)
         grad = grad.contiguous(memory_format=memory_format(inside.x))
         size = self.family._result_size(call)
         # Without a gradient of the weight, the sizes of the expansion alone are needed.
-        expanded = self._expand(inside) if outer[0] else empty_expansion(inside.x, size, call.dtype).flatten(1, 2)
+        expanded = self._expand(inside) if outer[0] else _flat(_empty(inside, size), inside)
         found = convolution.gradients(grad, expanded, weight, (any(inner), *outer))
         del expanded
         grad_expanded, grad_weight, grad_bias = found
+        if grad_weight is not None and inside.groups is not None:
+            grad_weight = channels_first(grad_weight, call.x.shape[1] // inside.groups)
         results = [g.to(into.weight.dtype).contiguous() for g in (grad_weight, grad_bias) if g is not None]
         if grad_expanded is not None:
-            unflattened = grad_expanded.unflatten(1, (call.x.shape[1], size))
+            unflattened = grad_expanded.unflatten(1, _empty(inside, size).shape[1 : 3 + (inside.groups is not None)])
             targets = [t for t, want in zip(call.differentiable(), inner, strict=True) if want]
             for value, target in zip(evaluate_gradients(values, vjp, inside, unflattened, inner), targets, strict=True):
                 results.append(conform(value, target))
@@ -420,6 +432,14 @@ def _at(into: Contraction, dtype: torch.dtype) -> Contraction:
 def _laid_out(call: Call, size: int, weight: Tensor) -> Call:
     base_input = None if call.base_input is None else laid_out(call.base_input, size, weight)
     return call._replace(x=laid_out(call.x, size, weight), base_input=base_input)
+
+
+def _empty(call: Call, size: int) -> Tensor:
+    return empty_expansion(call.x, size, call.dtype, call.groups)
+
+
+def _flat(expanded: Tensor, call: Call) -> Tensor:
+    return expanded.flatten(1, expanded.ndim - call.x.ndim + 1)
 
 
 _operator_names: set[str] = set()
