@@ -96,11 +96,14 @@ def stack(values: Callable[..., Planes], call: Call) -> Tensor:
     if torch.compiler.is_compiling() and call.base == "identity":
         # Were x itself among the planes, the compiler would copy each of them into place in a loop of its own.
         planes[0] = planes[0].neg().neg()
-    if memory_format(call.x) != torch.contiguous_format:
-        stacked = torch.stack([plane.movedim(1, -1) for plane in planes], dim=-1).movedim((-2, -1), (1, 2))
-    else:
-        stacked = torch.stack(planes, dim=2)
-    return stacked.to(call.dtype)
+    planes = [_grouped(plane, call.groups) for plane in planes]
+    if memory_format(call.x) == torch.contiguous_format:
+        return torch.stack(planes, dim=2).to(call.dtype)
+    # In the order of memory: space before channels and functions.
+    inner = 1 if call.groups is None else 2
+    planes = [plane.movedim(tuple(range(1, 1 + inner)), tuple(range(-inner, 0))) for plane in planes]
+    stacked = torch.stack(planes, dim=-inner)
+    return stacked.movedim(tuple(range(-inner - 1, 0)), tuple(range(1, 2 + inner))).to(call.dtype)
 
 
 def evaluate(values: Callable[..., Planes], call: Call, size: int) -> Tensor:
@@ -350,11 +353,11 @@ def _with_columns(call: Call) -> Call:
 def _make_values(values: Callable[..., Planes], call: Call, size: int) -> Callable[..., Tensor]:
     def expand(*tensors: Tensor) -> Tensor:
         own = call.with_tensors(tensors)
-        if own.groups is None and memory_format(own.x) != torch.contiguous_format:
-            return stack(values, own)  # functions innermost: one loop writes whole vectors
-        out = empty_expansion(own.x, size, own.dtype, own.groups)
+        if memory_format(own.x) != torch.contiguous_format:
+            return stack(values, own)  # one loop writes all functions
+        out = empty_expansion(own.x, size, own.dtype)
         for k, plane in enumerate(_result_planes(values, own)):
-            out[:, :, k] = _grouped(plane, own.groups)
+            out[:, :, k] = plane
         return out
 
     return expand
