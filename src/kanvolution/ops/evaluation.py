@@ -353,7 +353,7 @@ def _with_columns(call: Call) -> Call:
 def _make_values(values: Callable[..., Planes], call: Call, size: int) -> Callable[..., Tensor]:
     def expand(*tensors: Tensor) -> Tensor:
         own = call.with_tensors(tensors)
-        if memory_format(own.x) != torch.contiguous_format:
+        if own.groups is not None or memory_format(own.x) != torch.contiguous_format:
             return stack(values, own)  # one loop writes all functions
         out = empty_expansion(own.x, size, own.dtype)
         for k, plane in enumerate(_result_planes(values, own)):

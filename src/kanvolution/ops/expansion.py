@@ -309,12 +309,16 @@ class _Operator:
         return _flat(evaluate(self.family.values, call, self.family._result_size(call)), call)
 
     def _inside(self, call: Call, into: Contraction) -> tuple[Call, Tensor]:
-        """The call and the weight in the layout that they are fastest in."""
-        call, weight = _laid_out(call, self.family._result_size(call), into.weight), into.weight
-        groups = into.convolution.groups
+        """The call and the weight in the layout that is fastest on x's device."""
+        weight, groups = into.weight, into.convolution.groups
+        size = self.family._result_size(call)
+        call = _laid_out(call, size, weight)
+        if call.x.device.type != "cpu" or call.backend == "triton" or call.x.numel() * size < weight.numel():
+            return call, weight
         width = call.x.shape[1] // groups
-        if width > 1 and call.x.device.type == "cpu" and memory_format(call.x) != torch.contiguous_format:
-            # One loop over channels then writes each function in whole vectors.
+        neighbours = call.x.ndim == 2 or memory_format(call.x) != torch.contiguous_format  # channels are, in memory
+        if width > 1 and neighbours:
+            # With functions first, a loop over channels writes and reads whole vectors.
             return call._replace(groups=groups), functions_first(weight, width)
         return call, weight
 
