@@ -1,6 +1,6 @@
 """Searches from the default configuration and stores what each trial reached.
 
-    python benchmarks/tune.py --name digits --samples 8 trainer.epochs=8 trainer.cpu=true
+    python benchmarks/tune.py --name digits tune.samples=8 trainer.epochs=8 trainer.cpu=true
 
 The first trial of a study is the configuration that it starts from, so the gain is the best one's distance to it. Each
 is one training with one seed. The result is benchmarks/results/tune/NAME.json; one that is there already is not made
@@ -27,20 +27,17 @@ RESULTS = ROOT / "benchmarks" / "results" / "tune"
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--name", required=True, help="of the result")
-    parser.add_argument("--samples", type=int, default=8)
-    parser.add_argument("--space", default="default")
-    parser.add_argument("--metric", default="top1")
-    parser.add_argument("overrides", nargs="*", help="of kanvolution train, for all trials")
+    parser.add_argument("overrides", nargs="*", help="of kanvolution tune")
     options = parser.parse_args()
     file = RESULTS / f"{options.name}.json"
     if file.exists():
         print(f"{file.relative_to(ROOT)} is there already")
         return
     RESULTS.mkdir(parents=True, exist_ok=True)
-    keys = [*options.overrides, "--samples", str(options.samples), "--space", options.space, "--metric", options.metric]
+    keys = options.overrides
     with tempfile.TemporaryDirectory() as folder:
         begun = time.perf_counter()
-        if kanvolution(["tune", *keys, "--output", f"{folder}/study"]):
+        if kanvolution(["tune", *keys, f"output_dir={folder}/study"]):
             raise SystemExit(1)
         seconds = time.perf_counter() - begun
         found = json.loads((Path(folder) / "study" / "study.json").read_text(encoding="utf-8"))

@@ -13,6 +13,7 @@ import contextlib
 import importlib.util
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from typing import Any
 from PIL import Image
 
 from kanvolution.cli import main as kanvolution
+from kanvolution.data import create_data
+from kanvolution.train import load_run
 
 FOLDER = Path(__file__).parent / "pictures"
 CLASSIFIER = ("model.channels=[4,8,8,8]", "optim.lr=0.005", "trainer.epochs=12")
@@ -51,9 +54,11 @@ def main(folder: Path = FOLDER, nuclei: str | None = None) -> None:
             print("no playwright or no Chromium: no pictures of pages")
             return
         train([*CLASSIFIER, "conv=spline"], runs / "spline")
+        train((), runs / "digits")  # the default job: it recognises drawings as well
         command("report", str(runs / "gram"), str(runs / "spline"), "--output", str(runs / "report.html"))
         with pages(chromium) as browser:
             photograph_report(browser, (runs / "report.html").as_uri(), folder)
+            photograph_demo(browser, runs / "digits", folder)
 
 
 def train(overrides: Sequence[str], run: Path) -> None:
@@ -99,6 +104,34 @@ def photograph_report(browser: Any, address: str, folder: Path) -> None:
     page.goto(address)
     page.select_option("#layer", label="stages.1.conv")
     photograph(page.locator("#functions"), folder / "report_functions.png")
+
+
+def photograph_demo(browser: Any, run: Path, folder: Path) -> None:
+    """The demo with a drawing."""
+    import uvicorn
+
+    from kanvolution.pages.demo import demo_app, listen
+
+    address = listen("127.0.0.1", 0)
+    app = demo_app(load_run(run), create_data("digits").val)
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning"))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [address.socket]}, daemon=True)
+    thread.start()
+    page = browser.new_page(viewport={"width": 1060, "height": 1190})
+    page.goto(address.url)
+    box = page.locator("#pad").bounding_box()
+    three = ((95, 65), (140, 50), (180, 80), (140, 130), (185, 180), (140, 230), (90, 210))
+    places = [(box["x"] + x, box["y"] + y) for x, y in three]
+    page.mouse.move(*places[0])
+    page.mouse.down()
+    for place in places[1:]:
+        page.mouse.move(*place, steps=8)
+    page.mouse.up()
+    page.locator("#found").wait_for()
+    page.wait_for_timeout(300)
+    photograph(page, folder / "demo.png")
+    server.should_exit = True
+    thread.join(10)
 
 
 def photograph(what: Any, target: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -51,31 +50,6 @@ def optimize(model: nn.Module, *, compile: bool = False, channels_last: bool = F
     if channels_last:
         result = result.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
     return torch.compile(result) if compile else result  # pyright: ignore[reportReturnType]
-
-
-class KeptFunctions(Basis):
-    """Some functions of another basis.
-
-    Args:
-        inner: the other basis.
-        keep: numbers of the functions kept, in order; 0 is the base function, if there is one.
-    """
-
-    def __init__(self, inner: Basis, keep: tuple[int, ...]) -> None:
-        super().__init__(len(keep), base=None)
-        self.inner = inner
-        self.keep = keep
-        self.backend = inner.backend
-
-    def functions_input(self, x: Tensor) -> Tensor:
-        return self.inner.functions_input(x)
-
-    def functions(self, x: Tensor, **options: Any) -> Tensor:
-        options.update(input_map=self.inner.input_map, base=self.inner.base)
-        return self.inner.functions(x, keep=self.keep, **options)
-
-    def options(self) -> dict[str, Any]:
-        return {"keep": self.keep}
 
 
 class ConstantAtBorder(nn.Module):
@@ -143,7 +117,7 @@ def _split(layer: KANConvNd | KANLinear) -> nn.Module:
     values = values.repeat_interleave(layer.weight.shape[0] // groups, dim=0)
     kernel = torch.einsum("ock...,ock->o...", weight[:, :, fixed], values).unsqueeze(1)
     layer.weight = nn.Parameter(weight[:, :, list(keep)].flatten(1, 2), requires_grad=False)
-    layer.basis = KeptFunctions(basis, keep)
+    layer.basis = basis.kept(keep)
     if isinstance(layer, KANConvNd) and layer.pads_zeros():
         return ConstantAtBorder(layer, kernel)
     constant = kernel.flatten(1).sum(1)

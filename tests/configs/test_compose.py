@@ -1,6 +1,7 @@
 import inspect
 
 import pytest
+import torch
 
 import kanvolution as kv
 from kanvolution.configs import GROUPS, ConfigError, compose, read_config
@@ -32,11 +33,32 @@ def test_every_choice_of_every_group_composes() -> None:
         assert {group: composed.choices[group] for group in chosen} == chosen
 
 
-@pytest.mark.parametrize("experiment", ["mnist", "cifar10"])
+@pytest.mark.parametrize(
+    "experiment", ["mnist", "mnist_small", "mnist_small_plain", "cifar10", "cifar10_plain", "cifar10_small"]
+)
 def test_every_experiment_composes(experiment: str) -> None:
     values = compose([f"experiment={experiment}", "trainer.epochs=3"]).values
-    assert values["data"]["name"] == experiment and values["trainer"]["epochs"] == 3
+    assert values["data"]["name"] == experiment.partition("_")[0] and values["trainer"]["epochs"] == 3
     assert values["schedule"]["name"] == "onecycle"
+
+
+@pytest.mark.parametrize(
+    ("experiment", "in_chans", "limit"),
+    [("mnist_small", 1, 300_000), ("cifar10_small", 3, 400_000), ("cifar10", 3, 5_000_000)],
+)
+def test_plain_twins_have_the_recipe_and_the_size_of_their_network(experiment: str, in_chans: int, limit: int) -> None:
+    values = [compose([f"experiment={name}"]).values for name in (experiment, f"{experiment}_plain")]
+    assert [v["conv"]["basis"] for v in values] == ["gram", "identity"]
+    for group in ("data", "task", "optim", "schedule", "trainer"):
+        assert values[0][group] == values[1][group]
+    sizes = []
+    for config in values:
+        with torch.device("meta"):
+            spec = dict(config["conv"])
+            model = {key: value for key, value in config["model"].items() if value is not None}
+            network = kv.create_model(conv=kv.ConvSpec(**spec), num_classes=10, in_chans=in_chans, **model)
+        sizes.append(sum(p.numel() for p in network.parameters()))
+    assert max(sizes) <= limit and abs(sizes[0] - sizes[1]) < 0.001 * sizes[0], sizes
 
 
 def test_what_a_user_registers_is_a_choice_until_it_is_removed() -> None:

@@ -274,6 +274,19 @@ def test_the_model_card_is_read_by_the_hub_and_its_program_runs(
     assert "y" in namespace or len(namespace["maps"]) == len(network.feature_info)
 
 
+@pytest.mark.parametrize(
+    ("name", "classes", "tag"),
+    [
+        ("simple4", 3, "image-classification"),
+        ("simple4", 0, None),
+        ("u2net_small", 2, "image-segmentation"),
+    ],
+)
+def test_the_model_card_says_what_the_network_is_for(name: str, classes: int, tag: str | None, tmp_path: Path) -> None:
+    model = kv.create_model(name, "gram", num_classes=classes, in_chans=1)
+    assert ModelCard.load(model.save_pretrained(tmp_path / "network") / "README.md").data.pipeline_tag == tag
+
+
 def test_the_model_card_of_a_run_states_the_input(tmp_path: Path) -> None:
     info = toy_data().info
     model = make("simple4", in_chans=info.in_chans, num_classes=info.num_classes)

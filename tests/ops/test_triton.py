@@ -21,11 +21,13 @@ from tests.ops.test_families import FAMILIES
 KERNELS = Path(__file__).with_name("test_triton_kernels.py")
 
 
-def test_the_kernels_agree_with_the_formulas_under_the_interpreter() -> None:
+@pytest.mark.parametrize("speed", ["fast", pytest.param("slow", marks=pytest.mark.slow)])
+def test_the_kernels_agree_with_the_formulas_under_the_interpreter(speed: str) -> None:
     """In a process of its own, since Triton asks for its interpreter once, when it is imported."""
     pytest.importorskip("triton")
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
     command = [sys.executable, "-m", "pytest", str(KERNELS), "-q", "-p", "no:cacheprovider"]
+    command += ["-m", "slow" if speed == "slow" else "not slow"]
     done = subprocess.run(command, env=environment, cwd=KERNELS.parents[2], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
 
@@ -45,7 +47,7 @@ def test_every_family_and_pointwise_function_has_device_functions() -> None:
         ({}, None),
         ({"x": torch.randn(2, 3, 4).double()}, "float32, bfloat16 or float16"),
         ({"dtype": torch.float64}, "float32, bfloat16 or float16"),
-        ({"mix": torch.randn(3, 2, 4)}, "no learned combinations"),
+        ({"mix": torch.randn(3, 2, 4)}, None),
         ({"x": torch.empty(0, 3, 4)}, "at least one and fewer than 2^31 elements"),
         ({"x": torch.empty(2**16, 2**15, 1, device="meta")}, "at least one and fewer than 2^31 elements"),
         ({"base": "sine"}, "input map and base function have device functions"),

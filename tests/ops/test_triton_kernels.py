@@ -36,6 +36,8 @@ def _poisoned_memory_and_small_tiles(monkeypatch: pytest.MonkeyPatch) -> Iterato
 
     if INTERPRETED:
         monkeypatch.setattr(expand, "TILE", 64)
+        monkeypatch.setattr(expand, "TILE_OF_LEARNED", 64)
+        monkeypatch.setattr(expand, "POSITIONS", 32)
     torch.use_deterministic_algorithms(True)
     assert torch.empty(3).isnan().all()
     yield
@@ -58,23 +60,36 @@ def formula(name: str, x: Tensor, base_input: Tensor | None, tensors: tuple[Tens
     return torch.stack(planes, dim=2)
 
 
-def check(name: str, x: Tensor, options: Any, base_input: Tensor | None = None, tensors: Any = None) -> Tensor:
+def check(
+    name: str,
+    x: Tensor,
+    options: Any,
+    base_input: Tensor | None = None,
+    tensors: Any = None,
+    mix: Tensor | None = None,
+) -> Tensor:
     """Values, and the gradients of everything, of the kernels and of the formula."""
     op, args, _ = FAMILIES[name]
     dtype = x.dtype
     tensors = tuple(a for a in args if isinstance(a, Tensor)) if tensors is None else tensors
-    given = [x, *([] if base_input is None else [base_input]), *(t.float() for t in tensors)]
+    given = [x, *(t for t in (base_input, mix) if t is not None), *(t.float() for t in tensors)]
     own = [t.to(DEVICE).detach().requires_grad_() for t in given]
     exact = [t.detach().double().requires_grad_() for t in given]
 
-    def split(values: list[Tensor]) -> tuple[Tensor, Tensor | None, tuple[Tensor, ...]]:
+    def split(values: list[Tensor]) -> tuple[Tensor, Tensor | None, Tensor | None, tuple[Tensor, ...]]:
         x, *rest = values
         seen = None if base_input is None else rest.pop(0)
-        return x, seen, tuple(rest)
+        combinations = None if mix is None else rest.pop(0)
+        return x, seen, combinations, tuple(rest)
 
-    x_, seen, learned = split(own)
-    y = op(x_, *learned, *args[len(learned) :], base_input=seen, backend="triton", **options)
-    expected = formula(name, *split(exact), options) + 0 * sum(t.sum() for t in exact)  # steps have no gradient
+    x_, seen, combinations, learned = split(own)
+    y = op(x_, *learned, *args[len(learned) :], base_input=seen, mix=combinations, backend="triton", **options)
+    x_, seen, combinations, learned = split(exact)
+    expected = formula(name, x_, seen, learned, options)
+    if combinations is not None:
+        every = combinations.expand(x_.shape[1], -1, -1)
+        expected = torch.einsum("crk,nck...->ncr...", every, expected)
+    expected = expected + 0 * sum(t.sum() for t in exact)  # steps have no gradient
     assert y.dtype == dtype
     assert_close(y.cpu(), expected)
     grad = torch.randn_like(expected).to(dtype)
@@ -151,6 +166,43 @@ def test_learned_tensors_of_each_channel(name: str) -> None:
     rows = tuple(torch.stack([a * f for f in (1.0, 1.1, 1.2)]) for a in FAMILIES[name][1] if isinstance(a, Tensor))
     for form in (torch.contiguous_format, torch.channels_last):
         check(name, sample(name, 2, 3, 13, 11).contiguous(memory_format=form), {"base": "silu"}, tensors=rows)
+
+
+@pytest.mark.parametrize(
+    "name", ["gram2", *(pytest.param(n, marks=pytest.mark.slow) for n in ("gram6", "spline5_3", "rbf", "wavelet_dog"))]
+)
+@pytest.mark.parametrize("results", [1, 3])
+def test_combinations(name: str, results: int) -> None:
+    """Of each channel's own or of all, with learned functions and a base input of its own, in many tiles."""
+    op, args, _ = FAMILIES[name]
+    size = op.size(*args)
+    for channels, last in ((3, False), (1, True)):
+        x = sample(name, 2, 3, 13, 7)
+        options: dict[str, Any] = {"base": "silu"} if last else {}
+        seen = torch.randn(x.shape) if last and results > 1 else None
+        mix = torch.randn(channels, results, size + last)
+        layout = torch.channels_last if last else torch.contiguous_format
+        check(name, x.contiguous(memory_format=layout), options, seen, mix=mix)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_combinations_in_16_bits(dtype: torch.dtype) -> None:
+    x = sample("legendre7", 2, 3, 5, 7, dtype=dtype).contiguous(memory_format=torch.channels_last)
+    check("legendre7", x, {"input_map": "tanh", "base": "gelu"}, mix=torch.randn(3, 2, 9).to(dtype))
+
+
+def test_combinations_are_no_expansion_and_no_ordinary_operators(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The functions are combined inside of the kernels, in a layer of low rank too."""
+    import kanvolution as kv
+    from kanvolution.ops import evaluation
+
+    layer = kv.ConvSpec("gram", structure=kv.LowRank(2))(3, 4, 3, padding=1).to(DEVICE)
+    kv.set_backend(layer, "triton")
+    x = torch.randn(2, 3, 5, 6, device=DEVICE, requires_grad=True)
+    monkeypatch.setattr(evaluation, "_planes", None)
+    monkeypatch.setattr(evaluation, "_gradients", None)
+    layer(x).square().sum().backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in (x, *layer.parameters()))
 
 
 def test_gradients_that_are_not_wanted() -> None:

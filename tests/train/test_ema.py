@@ -12,7 +12,7 @@ from tests.train.toy import toy_data, toy_model
 def test_the_mean_follows_its_formula_with_the_warm_up() -> None:
     model = nn.BatchNorm1d(3).double()
     values = torch.rand(30, 3, dtype=torch.float64)
-    ema, mean = Ema(model, 0.8), model.weight.detach().clone()
+    ema, mean, statistics = Ema(model, 0.8), model.weight.detach().clone(), model.running_mean.clone()
     for t, value in enumerate(values, start=1):
         with torch.no_grad():
             model.weight.copy_(value)
@@ -20,8 +20,10 @@ def test_the_mean_follows_its_formula_with_the_warm_up() -> None:
         ema.update()
         decay = min(0.8, (1 + t) / (10 + t))
         mean = decay * mean + (1 - decay) * value
+        statistics = decay * statistics + (1 - decay) * 2 * value
     with ema.swapped():
         torch.testing.assert_close(model.weight.detach(), mean)
+        torch.testing.assert_close(model.running_mean, statistics)
     # Without warm-up it is what torch's own averaging gives.
     assert torch.equal(model.weight.detach(), values[-1])
 

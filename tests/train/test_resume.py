@@ -21,7 +21,7 @@ from kanvolution.data.batch_transforms import Affine
 from kanvolution.data.registry import PreparedImages
 from kanvolution.train import Classification, TrainerConfig, TrainingInterrupted, fit, list_optims, load_run
 from kanvolution.train.progress import Silent
-from kanvolution.train.state import States, load_state
+from kanvolution.train.state import States, check_settings, load_state
 from kanvolution.train.tasks import TASKS
 from tests.train.toy import CHANNELS, toy_data, toy_model
 
@@ -212,6 +212,16 @@ def test_other_settings_are_refused_by_name_and_those_without_effect_are_not(tmp
         train(tmp_path / "run", resume=True, output_dir=tmp_path / "other")
     assert before == {path: path.read_bytes() for path in (tmp_path / "run").rglob("*") if path.is_file()}
     train(tmp_path / "run", resume=True, trainer={"keep_last": 2, "num_workers": 0})
+
+
+def test_a_run_of_a_version_without_an_option_goes_on_while_the_option_is_off(tmp_path) -> None:
+    stored = {"trainer": {"epochs": 3}, "seed": 0}
+    for off in (None, False, 0.0):
+        check_settings(tmp_path, stored, {"trainer": {"epochs": 3, "new": off}, "seed": 0})
+    with pytest.raises(ValueError, match=r"trainer\.new is not set there and true here"):
+        check_settings(tmp_path, stored, {"trainer": {"epochs": 3, "new": True}, "seed": 0})
+    with pytest.raises(ValueError, match="seed is 0 there and not set here"):
+        check_settings(tmp_path, stored, {"trainer": {"epochs": 3}})
 
 
 def test_finished_and_missing_runs_say_so(tmp_path) -> None:

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 import kanvolution as kv
 from kanvolution.train import TrainerConfig, fit
+from kanvolution.train.parallel import synchronise_batch_norms
 from kanvolution.train.progress import Silent
 from kanvolution.train.randomness import EpochSampler
 from tests.train.toy import toy_data, toy_model
@@ -98,6 +99,26 @@ def test_compile_goes_through_torch_compile_and_leaves_the_model_alone(tmp_path,
     assert compiled == [model]
     assert_close(model, train(tmp_path / "plain"))
     assert "_orig_mod" not in "".join(model.state_dict())
+
+
+def test_batch_norms_over_all_processes_are_the_same_tensors_in_other_modules() -> None:
+    model = toy_model(kv.ConvSpec("gram", norm="batch", norm_site="functions")).eval()
+    before, x = dict(model.named_modules()), torch.randn(3, 1, 8, 8)
+    expected, tensors = model(x), {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    synchronise_batch_norms(model)
+    norms = [name for name, module in before.items() if isinstance(module, nn.BatchNorm2d)]
+    assert len(norms) == 4
+    after = {name for name, module in model.named_modules() if isinstance(module, nn.SyncBatchNorm)}
+    assert after == set(norms) and not any(isinstance(m, nn.BatchNorm2d) for m in model.modules())
+    assert all(tensors[key] is value for key, value in [*model.named_parameters(), *model.named_buffers()])
+    assert torch.equal(model(x), expected)
+
+
+def test_batch_norms_over_all_processes_need_gpus(monkeypatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for cpu in (False, True):
+        with pytest.raises(ValueError, match=r"trainer.sync_batch_norm \(=True\) needs GPUs.*conv.norm=instance"):
+            TrainerConfig(sync_batch_norm=True, cpu=cpu)
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from kanvolution.cli import main
 from kanvolution.configs import compose
 from kanvolution.train import TrainingInterrupted
 from kanvolution.train.progress import Silent
-from kanvolution.tune import Trial, list_spaces, read_space, tune
+from kanvolution.tune import StudyInterruptedError, Trial, list_spaces, read_space, tune
 from kanvolution.tune.report import report
 
 SMALL = ("model.channels=[2,2,2,2]", "trainer.epochs=1", "trainer.batch_size=256")
@@ -67,7 +67,7 @@ def test_a_killed_study_goes_on(tmp_path) -> None:
     """The command, killed in its second training, makes that trial again with the same settings, and the rest."""
     space(tmp_path)
     folder = tmp_path / "study"
-    arguments = ["tune", *SMALL, "--space", str(tmp_path / "space.yaml"), "--samples", "3", "--output", str(folder)]
+    arguments = ["tune", *SMALL, f"tune.space={tmp_path / 'space.yaml'}", "tune.samples=3", f"output_dir={folder}"]
     code = (
         "import os, signal, sys\n"
         "from kanvolution.tune import objective\n"
@@ -95,7 +95,7 @@ def test_a_stopped_study_stops(tmp_path, monkeypatch) -> None:
 
     with monkeypatch.context() as patch:
         patch.setattr("kanvolution.tune.objective._Reporter.log", stopped)
-        with pytest.raises(TrainingInterrupted):
+        with pytest.raises(StudyInterruptedError, match="stopped by SIGINT"):
             tune(SMALL, space(tmp_path), tmp_path / "study", samples=2, **OPTIONS)
     result = tune(SMALL, space(tmp_path), tmp_path / "study", samples=1, **OPTIONS)
     assert [trial.state for trial in result.trials] == ["interrupted", "complete"]
@@ -168,10 +168,50 @@ def test_bad_calls(tmp_path) -> None:
         tune(SMALL, space(tmp_path), tmp_path / "study", samples=1, metric="topp1", **OPTIONS)
 
 
+def test_trainings_that_fall_behind_are_stopped(tmp_path) -> None:
+    """Not before `grace_epochs`, and by the metric after the same number of epochs."""
+    searched = space(tmp_path, "optim.lr: {choices: [0.02, 0.0000001]}\n")
+    overrides = ["model.channels=[2,2,2,2]", "trainer.epochs=4", "trainer.max_steps=3", "optim.lr=0.02"]
+    keys = {"samples": 4, "metric": "loss", "grace_epochs": 2, "seed": 1}
+    result = tune(overrides, searched, tmp_path / "study", **keys, progress=Silent())
+    slow = [trial for trial in result.trials if trial.settings["optim.lr"] < 1e-3]
+    assert slow and {trial.state for trial in slow} == {"pruned"}
+    for trial in slow:
+        lines = (tmp_path / "study" / f"trial{trial.number:03d}" / "metrics.jsonl").read_text().splitlines()
+        assert len(lines) == 1, "the second epoch was its last, and did not come to its line"
+    assert result.best.settings["optim.lr"] == 0.02
+    assert (tmp_path / "study" / "trial000" / "result.json").is_file()
+
+
 def test_command(tmp_path, capsys) -> None:
     space(tmp_path)
-    arguments = ["tune", *SMALL, "--space", str(tmp_path / "space.yaml"), "--samples", "2"]
-    assert main([*arguments, "--output", str(tmp_path / "study")]) == 0
+    arguments = ["tune", *SMALL, f"tune.space={tmp_path / 'space.yaml'}", "tune.samples=2"]
+    assert main([*arguments, f"output_dir={tmp_path / 'study'}"]) == 0
     out = capsys.readouterr().out
     assert "best" in out and f"kanvolution train experiment={tmp_path / 'study' / 'best.yaml'}" in out
-    assert main(["tune", "--space", "none", "--output", str(tmp_path / "other")]) == 2
+    assert main(["tune", "--help"]) == 0
+    out = capsys.readouterr().out
+    assert "tune.samples=20" in out and "tune.address=null" in out
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["tune.space=none"], "unknown space 'none'"),
+        (["tune.sample=2"], "unknown key 'tune.sample'. Did you mean 'tune.samples'?"),
+        (["tune.samples=two"], "tune.samples: Value 'two' of type 'str' could not be converted to Integer"),
+        (["tune.backend=rya"], "unknown backend 'rya'. Did you mean 'ray'?"),
+        (["tune.address=auto"], "tune.address is a key of tune.backend=ray"),
+        (["tune.grace_epochs=0"], "grace_epochs (=0)"),
+        (["tune.reduction=1"], "reduction (=1)"),
+    ],
+)
+def test_bad_commands(overrides, message, tmp_path, capsys) -> None:
+    assert main(["tune", *overrides, f"output_dir={tmp_path / 'study'}"]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "study").exists()
+
+
+def test_options_of_another_back_end_are_refused(tmp_path) -> None:
+    with pytest.raises(ValueError, match="option of backend 'optuna' 'address'"):
+        tune(SMALL, space(tmp_path), tmp_path / "study", address="auto", **OPTIONS)

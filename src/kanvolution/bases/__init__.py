@@ -13,12 +13,14 @@ from kanvolution.bases.basis import (
 )
 from kanvolution.bases.bernstein import Bernstein
 from kanvolution.bases.chebyshev import Chebyshev
+from kanvolution.bases.description import basis_from_description
 from kanvolution.bases.extended import extended
 from kanvolution.bases.fourier import Fourier
 from kanvolution.bases.gram import Gram
 from kanvolution.bases.identity import Identity
 from kanvolution.bases.jacobi import Jacobi
 from kanvolution.bases.joined import Joined, joined
+from kanvolution.bases.kept import KeptFunctions
 from kanvolution.bases.legendre import Legendre
 from kanvolution.bases.mixed import MixedBasis
 from kanvolution.bases.rbf import RBF
@@ -39,11 +41,13 @@ __all__ = [
     "Identity",
     "Jacobi",
     "Joined",
+    "KeptFunctions",
     "Legendre",
     "MixedBasis",
     "ReLUBumps",
     "Spline",
     "Wavelet",
+    "basis_from_description",
     "check_basis",
     "create_basis",
     "extended",

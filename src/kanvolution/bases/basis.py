@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, TypeVar
 
@@ -71,6 +71,9 @@ class Basis(nn.Module, ABC):
     name: ClassVar[str] = ""
     per_output: ClassVar[bool] = False
     """Whether the functions differ from output to output, so that they belong to edges and not to input channels."""
+
+    per_channel: ClassVar[Mapping[str, tuple[str, ...]]] = {}
+    """Which dimensions of parameters count channels: "inputs", "outputs" or "group_inputs" of the layer, for each."""
 
     activation: ClassVar[str | None] = "silu"
     """The activation a block puts after this basis' layer and norm when told "auto"."""
@@ -205,6 +208,65 @@ class Basis(nn.Module, ABC):
         """Do without the base function."""
         self.base = None
 
+    def kept(self, keep: Sequence[int]) -> Basis:
+        """A basis with some of these functions alone, which takes over what they have learned and what is attached.
+
+        Args:
+            keep: numbers of the functions kept, increasing; 0 is the base function, if there is one.
+
+        Raises:
+            ValueError: no number, numbers that do not increase, one that is not there, or functions that belong
+                together.
+
+        Example:
+            >>> import kanvolution as kv
+            >>> kv.create_basis("gram", degree=3).kept([0, 2, 3]).size
+            3
+        """
+        from kanvolution.bases.kept import KeptFunctions  # it is a Basis itself
+
+        return KeptFunctions(self, keep)
+
+    @torch.no_grad()
+    def select_channels(self, inputs: Tensor | None, outputs: Tensor | None, *, depthwise: bool = False) -> None:
+        """Keep some channels of the parameters that belong to channels of the layer, as `per_channel` says.
+
+        Args:
+            inputs, outputs: the channels kept, in order; None for all. Layers with groups have `depthwise` alone.
+            depthwise: whether each group has one channel.
+
+        Raises:
+            ValueError: parameters of which it is not known what their dimensions count.
+        """
+        for part in self.modules():
+            if isinstance(part, Basis):
+                part._select_own({"inputs": inputs, "outputs": outputs}, depthwise)
+
+    def _select_own(self, chosen: Mapping[str, Tensor | None], depthwise: bool) -> None:
+        sized = [name for name in CONTEXT if hasattr(self, name)]
+        own = dict(self.named_parameters(recurse=False))
+        if sized and own.keys() - self.per_channel.keys():
+            raise ValueError(
+                f"basis {self.name or type(self).__name__!r} does not say which channels its parameters "
+                f"({', '.join(own)}) belong to; state it in `per_channel`"
+            )
+        inputs = chosen["inputs"]
+        chosen = {**chosen, "group_inputs": None if depthwise else inputs}
+        for name, dimensions in self.per_channel.items():
+            value = own.get(name)
+            if value is None:
+                continue
+            data = value.data
+            for dim, what in enumerate(dimensions):
+                index = chosen[what]
+                if index is not None and data.shape[dim] > 1:  # one row is that of all channels
+                    data = data.index_select(dim, index.to(data.device))
+            setattr(self, name, nn.Parameter(data.contiguous(), value.requires_grad))
+        counts = {"in_channels": inputs, "out_channels": chosen["outputs"], "groups": inputs if depthwise else None}
+        for name, index in counts.items():
+            if name in sized and index is not None:
+                setattr(self, name, len(index))
+
     def make_first_identity(self) -> None:
         """Make function 0 x itself, which a layer needs to begin as an ordinary one.
 
@@ -245,8 +307,27 @@ class Basis(nn.Module, ABC):
         """The constructor's options with their values; `create_basis(self.name, **options)` makes an equal basis."""
         return {name: getattr(self, name) for name in option_names(type(self))}
 
+    def describe(self) -> dict[str, Any]:
+        """What makes a basis of the same functions, in JSON types; `basis_from_description` reads it.
+
+        Raises:
+            ValueError: the basis is not registered.
+        """
+        if not self.name:
+            raise ValueError(
+                f"a {type(self).__name__} is not registered; use register_basis, so that a file can name it"
+            )
+        options = {key: list(value) if isinstance(value, tuple) else value for key, value in self.options().items()}
+        return {"name": self.name, **options, "base": self.base}
+
     def extra_repr(self) -> str:
         return ", ".join(f"{name}={value!r}" for name, value in self.options().items())
+
+
+def check_keep(keep: Sequence[int], size: int) -> None:
+    """Raises ValueError unless `keep` has numbers of functions, increasing and below `size`."""
+    if not keep or list(keep) != sorted(set(keep)) or keep[0] < 0 or keep[-1] >= size:
+        raise ValueError(f"keep (={list(keep)}) must be increasing numbers of functions from 0 to {size - 1}")
 
 
 def compute_dtype(x: Tensor) -> torch.dtype:

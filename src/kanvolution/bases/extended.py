@@ -41,14 +41,27 @@ def extended(basis: Basis, count: int) -> tuple[Basis, tuple[int, ...]]:
     like = next((t for t in (*basis.parameters(), *basis.buffers()) if t.is_floating_point()), None)
     if like is not None:
         larger.to(like.device, like.dtype)
-    first, count_before = int(basis.base is not None), extension.before
-    own = [first + count_before + k for k in range(basis.num_functions)]
-    learned = {**dict(basis.named_parameters(recurse=False)), **dict(basis.named_buffers(recurse=False))}
-    for name, value in learned.items():
-        target = getattr(larger, name)
-        # What there is of for each function has them as its last dimension.
-        into = target if target.shape == value.shape else target[..., count_before : count_before + value.shape[-1]]
-        into.copy_(value)
-        target.requires_grad_(value.requires_grad)
+    take_over(larger, basis, extension.before)
     larger.attach(norm=basis.norm, input_dropout=basis.input_dropout, function_dropout=basis.function_dropout)
-    return larger, (*range(first), *own)
+    first = int(basis.base is not None)
+    return larger, (*range(first), *(first + extension.before + k for k in range(basis.num_functions)))
+
+
+@torch.no_grad()
+def take_over(basis: Basis, other: Basis, before: int = 0) -> None:
+    """Give a basis what another one of its kind has learned, of the functions that both have.
+
+    Args:
+        basis: the basis that is changed, larger or smaller.
+        other: the other one.
+        before: which function of the larger one is the first of the smaller.
+    """
+    for name, value in (*other.named_parameters(recurse=False), *other.named_buffers(recurse=False)):
+        target = getattr(basis, name)
+        # What there is of for each function has them as its last dimension.
+        grown = target.shape[-1] - value.shape[-1]
+        if grown > 0:
+            target[..., before : before + value.shape[-1]] = value.to(target)
+        else:
+            target.copy_(value if grown == 0 else value[..., before : before + target.shape[-1]])
+        target.requires_grad_(value.requires_grad)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+import copy
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from kanvolution.bases.basis import Basis
+from kanvolution.bases.basis import Basis, check_keep
 from kanvolution.checks import integer_at_least
 
 
@@ -26,6 +28,8 @@ class MixedBasis(Basis):
     Raises:
         ValueError: rank out of range, or functions that differ from output to output (`wavelet_edge`).
     """
+
+    per_channel: ClassVar[Mapping[str, tuple[str, ...]]] = {"mixing": ("inputs",)}
 
     def __init__(self, inner: Basis, rank: int, in_channels: int, shared: bool = False) -> None:
         integer_at_least("rank", rank, 1)
@@ -78,6 +82,18 @@ class MixedBasis(Basis):
         expanded = self.inner(x)
         mixing = self.mixing.to(expanded.dtype).expand(x.shape[1], -1, -1)
         return torch.einsum("nck...,crk->ncr...", expanded, mixing)
+
+    def kept(self, keep: Sequence[int]) -> Basis:
+        check_keep(keep, self.rank)
+        with torch.no_grad():
+            smaller = MixedBasis(copy.deepcopy(self.inner), len(keep), self.in_channels, self.shared)
+            smaller.mixing = nn.Parameter(self.mixing[:, list(keep)].clone(), self.mixing.requires_grad)
+        smaller.inner = self.inner
+        smaller.backend = self.backend
+        return smaller.train(self.training)
+
+    def describe(self) -> dict[str, Any]:
+        return {"rank": self.rank, "shared": self.shared, "inner": self.inner.describe()}
 
     def options(self) -> dict[str, Any]:
         return {"rank": self.rank, "shared": self.shared}

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,8 @@ class ReLUBumps(Basis):
         input_map: map applied before the bumps.
         base: base function b(x), or None.
     """
+
+    per_channel: ClassVar[Mapping[str, tuple[str, ...]]] = {"low": ("group_inputs",), "high": ("group_inputs",)}
 
     def __init__(
         self,

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from kanvolution import ops
-from kanvolution.bases.basis import Basis, Extension, compute_dtype, register_basis
+from kanvolution.bases.basis import Basis, Extension, check_keep, compute_dtype, register_basis
 from kanvolution.checks import integer_at_least, interval
 from kanvolution.ops.convolution import Convolution
 from kanvolution.registry import unknown_name
@@ -45,6 +45,8 @@ class Wavelet(Basis):
         input_map: map applied before the wavelets.
         base: base function b(x), or None.
     """
+
+    per_channel: ClassVar[Mapping[str, tuple[str, ...]]] = {"scale": ("inputs",), "translation": ("inputs",)}
 
     def __init__(
         self,
@@ -95,6 +97,10 @@ class EdgeWavelet(Basis):
     """
 
     per_output = True
+    per_channel: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "scale": ("outputs", "group_inputs"),
+        "translation": ("outputs", "group_inputs"),
+    }
 
     def __init__(
         self,
@@ -126,6 +132,17 @@ class EdgeWavelet(Basis):
     @property
     def linear_in_weight(self) -> bool:
         return self.mixing is None
+
+    def kept(self, keep: Sequence[int]) -> Basis:
+        check_keep(keep, self.size)
+        if self.size - 1 not in keep:
+            raise ValueError("basis 'wavelet_edge' has one function beside the base function, which has to stay")
+        options = {**self.options(), "base": self.base if 0 in keep and self.size > 1 else None}
+        kept = EdgeWavelet(self.in_channels, self.out_channels, self.groups, **options)
+        kept.scale, kept.translation, kept.mixing = self.scale, self.translation, self.mixing
+        kept.attach(norm=self.norm, input_dropout=self.input_dropout, function_dropout=self.function_dropout)
+        kept.backend = self.backend
+        return kept.train(self.training)
 
     def functions(self, x: Tensor, **options: Any) -> Tensor:
         """x [N, C, *S] -> the wavelets of all edges [N, out_channels * C / groups, K, *S]; see `Basis.functions`."""

@@ -39,7 +39,8 @@ def resumed(values: Mapping[str, Any], keys: Sequence[str]) -> dict[str, Any]:
     keys = [key for key in keys if key not in _OF_THE_COMMAND]
     if any(_select(values, key) is _NOTHING for key in keys):  # an experiment sets keys of many groups
         keys = [key for key in values if key not in _OF_THE_COMMAND]
-    check_settings(folder, {k: _plain(_select(stored, k)) for k in keys}, {k: _select(values, k) for k in keys})
+    began = {key: value for key in keys if (value := _select(stored, key)) is not _NOTHING}
+    check_settings(folder, began, {key: _select(values, key) for key in keys})
     for key in set(keys) & set(MAY_DIFFER):
         group, _, name = key.partition(".")
         stored[group][name] = _select(values, key)
@@ -55,7 +56,3 @@ def _select(values: Any, key: str) -> Any:
             return _NOTHING
         values = values[name]
     return values
-
-
-def _plain(value: Any) -> Any:
-    return "not set" if value is _NOTHING else value

@@ -1,4 +1,4 @@
-"""From a trained network to one that is used: adapting, pruning, 8-bit integers, files for other runtimes."""
+"""From a trained network to one that is used: adapting, refining, pruning, 8-bit integers, files for other runtimes."""
 
 from kanvolution.deploy.adapt import Adapter, adapt, fingerprint, load_adapted, load_adapter, load_base
 from kanvolution.deploy.adapters import ADAPTERS, AdapterKind, adapter_kind, list_adapters, register_adapter
@@ -12,6 +12,7 @@ from kanvolution.deploy.quantize import (
     quantize,
 )
 from kanvolution.deploy.quantize_report import QuantizeReport, compare_quantized
+from kanvolution.deploy.refine import RangeCounter, Refined, RefinedLayer, fit_range, refine, refit
 from kanvolution.deploy.unfused import unfused
 
 __all__ = [
@@ -24,12 +25,16 @@ __all__ = [
     "Loaded",
     "QuantizeReport",
     "Quantized",
+    "RangeCounter",
+    "Refined",
+    "RefinedLayer",
     "adapt",
     "adapter_kind",
     "channel_scores",
     "compare_quantized",
     "export",
     "fingerprint",
+    "fit_range",
     "list_adapters",
     "list_formats",
     "list_quantize_backends",
@@ -41,6 +46,8 @@ __all__ = [
     "prune_channels",
     "prune_to",
     "quantize",
+    "refine",
+    "refit",
     "register_adapter",
     "unfused",
 ]

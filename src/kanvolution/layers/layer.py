@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from kanvolution.bases import Basis, resolve_basis
+from kanvolution.bases import Basis, MixedBasis, resolve_basis, set_backend
 from kanvolution.checks import divisible, integer_at_least
 from kanvolution.layers.arguments import check_floating_point, per_dimension
 from kanvolution.layers.initialization import init_weight
@@ -68,6 +68,27 @@ class KANLayer(nn.Module):
         if bias is not None and self.bias is not None:
             self.bias.copy_(bias)
 
+    def set_basis(self, basis: Basis, weight: Tensor) -> None:
+        """Put another basis, with its weights, in place of the layer's; what is attached to the old one goes along.
+
+        Args:
+            basis: made for the layer's channels.
+            weight: [outputs, inputs of a group * K, *kernel].
+
+        Raises:
+            ValueError: a weight of another shape.
+        """
+        inputs = self.weight.shape[1] // self.basis.size
+        shape = (self.weight.shape[0], inputs * basis.size, *self.weight.shape[2:])
+        if tuple(weight.shape) != shape:
+            raise ValueError(f"weight (shape {tuple(weight.shape)}) must have shape {shape} for {basis.size} functions")
+        old = _attachable(self.basis)
+        basis = basis.to(self.weight.device, self.weight.dtype).train(self.basis.training)
+        basis.attach(norm=old.norm, input_dropout=old.input_dropout, function_dropout=old.function_dropout)
+        set_backend(basis, self.basis.backend)
+        self.basis = basis
+        self.weight = nn.Parameter(weight.to(self.weight), self.weight.requires_grad)
+
     def _reset_weight(self) -> None:
         init_weight(self.weight, self.basis, self._gain())
         if self.bias is not None:
@@ -76,6 +97,11 @@ class KANLayer(nn.Module):
     def _gain(self) -> float:
         """By how much the weights are larger than inputs * taps terms would have them."""
         return 1.0
+
+
+def _attachable(basis: Basis) -> Basis:
+    """The basis that norms and dropouts are attached to."""
+    return basis.inner if isinstance(basis, MixedBasis) else basis
 
 
 class KANImageLayer(KANLayer):

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from kanvolution.models.kan import KAN
-from kanvolution.models.network import Classifier, Network
+from kanvolution.models.network import Network
 
 _TAGS = ("kanvolution", "kolmogorov-arnold-network", "pytorch")
 # Smallest square image that an example uses.
@@ -37,8 +37,8 @@ def model_card(
     from huggingface_hub import ModelCardData
 
     front: dict[str, Any] = {"library_name": "kanvolution", "tags": list(_TAGS)}
-    if isinstance(model, Classifier) and model.num_classes:
-        front["pipeline_tag"] = "image-classification"
+    if isinstance(model, Network) and model.pipeline_tag and model.num_classes:
+        front["pipeline_tag"] = model.pipeline_tag
     front = {**front, **(metadata or {})}
     name = config.get("name") or config.get("class")
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)

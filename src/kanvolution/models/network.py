@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -32,6 +32,9 @@ class Network(HubMixin, nn.Module, ABC):
     A subclass sets `feature_info`, one entry for each map of `forward_stages`, and `num_features`, and calls
     `reset_classifier` at the end of its constructor.
     """
+
+    pipeline_tag: ClassVar[str | None] = None
+    """What the Hugging Face Hub calls the use of a network of this class."""
 
     feature_info: tuple[FeatureInfo, ...]
     num_features: int
@@ -85,7 +88,20 @@ class Network(HubMixin, nn.Module, ABC):
         self.num_classes = num_classes
         self.head = self.make_head(num_classes).to(like.device, like.dtype) if num_classes else nn.Identity()
         if hasattr(self, "config"):  # what create_model would make this model from
-            self.config = {**self.config, "num_classes": num_classes}
+            self.config = _up_to_date(self, {**self.config, "num_classes": num_classes})
+
+    def set_feature_channels(self, channels: Sequence[int]) -> None:
+        """Say how many channels the feature maps have, one number for each, after layers were given fewer.
+
+        Raises:
+            ValueError: another number of maps.
+        """
+        if len(channels) != len(self.feature_info):
+            raise ValueError(f"channels (={list(channels)}) must have one entry for {len(self.feature_info)} maps")
+        self.feature_info = tuple(
+            replace(info, channels=width) for info, width in zip(self.feature_info, channels, strict=True)
+        )
+        self.num_features = channels[-1]
 
     def get_classifier(self) -> nn.Module:
         """The head; an identity where num_classes is 0."""
@@ -115,6 +131,8 @@ class Classifier(Network):
         head_width: features of the head's hidden layers; None for its own.
         pool_size: side, or height and width, of the map that features are averaged to.
     """
+
+    pipeline_tag = "image-classification"
 
     stem: nn.Module
     stages: nn.ModuleList
@@ -184,9 +202,14 @@ class FeatureMaps(HubMixin, nn.Module):
         network.reset_classifier(0)
         self.network = network
         self.out_indices = tuple(index % count for index in chosen)
-        self.feature_info = tuple(network.feature_info[index] for index in self.out_indices)
         if hasattr(network, "config"):  # of a network that was loaded, say
-            self.config = {**network.config, "features_only": True, "out_indices": list(self.out_indices)}
+            config = {**network.config, "features_only": True, "out_indices": list(self.out_indices)}
+            self.config = _up_to_date(self, config)
+
+    @property
+    def feature_info(self) -> tuple[FeatureInfo, ...]:
+        """Name, channels and reduction of each map."""
+        return tuple(self.network.feature_info[index] for index in self.out_indices)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         maps = self.network.forward_stages(x)
@@ -195,6 +218,15 @@ class FeatureMaps(HubMixin, nn.Module):
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """See `Network.set_grad_checkpointing`."""
         self.network.set_grad_checkpointing(enable)
+
+
+def _up_to_date(network: nn.Module, config: dict[str, Any]) -> dict[str, Any]:
+    """A config with the changes of a changed network as they are now: names and layers may be others than before."""
+    if "changes" not in config:
+        return config
+    from kanvolution.models.pretrained import with_changes  # which is above
+
+    return with_changes(network, config)
 
 
 def check_choice(name: str, value: object, known: Sequence[str]) -> None:

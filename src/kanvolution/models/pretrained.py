@@ -18,6 +18,7 @@ from torch import nn
 from kanvolution.files import write_json, write_text
 from kanvolution.layers.spec import ConvFactory
 from kanvolution.models.card import model_card
+from kanvolution.models.changes import apply_changes, changes_between
 from kanvolution.models.hub import fetch, upload
 from kanvolution.models.kan import KAN
 from kanvolution.models.registry import create_model
@@ -262,9 +263,36 @@ def _build(saved: SavedConfig, conv: str | Mapping[str, Any] | ConvFactory | Non
 def make_network(config: Mapping[str, Any]) -> nn.Module:
     """The network of a config. Raises ValueError or TypeError as its constructor does."""
     arguments = dict(config)
-    if "class" in arguments:
-        return NETWORKS[arguments.pop("class")](**arguments)
-    return create_model(**arguments)
+    if "class" not in arguments:
+        return create_model(**arguments)
+    changes = arguments.pop("changes", None)
+    network = NETWORKS[arguments.pop("class")](**arguments)
+    if changes:
+        apply_changes(network, changes)
+        object.__setattr__(network, "config", dict(config))
+    return network
+
+
+def with_changes(network: nn.Module, config: Mapping[str, Any]) -> dict[str, Any]:
+    """A config of `network` that also says in what its layers differ from those that the config makes.
+
+    Raises:
+        ValueError: a layer that no file can describe: its basis is not registered.
+    """
+    config = {key: value for key, value in config.items() if key != "changes"}
+    changes = changes_between(network, _twin(config))
+    return {**config, "changes": changes} if changes else config
+
+
+def record_changes(network: nn.Module) -> None:
+    """Write into `network.config`, if it has one, in what its layers differ from those that the config makes.
+
+    Raises:
+        ValueError: as `with_changes`.
+    """
+    config = getattr(network, "config", None)
+    if isinstance(config, Mapping):
+        object.__setattr__(network, "config", with_changes(network, config))
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:
@@ -293,14 +321,9 @@ def _check_folder(folder: Path, overwrite: bool) -> None:
 
 def check_config(model: nn.Module, config: Mapping[str, Any]) -> None:
     """Raises ValueError if the config does not make a network of the weights that `model` has."""
-    if "conv" in config and config["conv"] is None:
-        return  # made by a factory that is not here
-    try:
-        with torch.device("meta"):
-            twin = make_network(config)
-    except Exception:  # a network of the user's that needs values while it is made, which the meta device has not
-        with torch.random.fork_rng(devices=[]):
-            twin = make_network(config)
+    twin = _twin(config)
+    if twin is None:
+        return
     shapes = [{name: tuple(value.shape) for name, value in m.state_dict().items()} for m in (model, twin)]
     if shapes[0] == shapes[1]:
         return
@@ -310,6 +333,18 @@ def check_config(model: nn.Module, config: Mapping[str, Any]) -> None:
         f"(first {different[0]}). Register a constructor of the changed network with register_model; "
         "reset_classifier changes the head and the config"
     )
+
+
+def _twin(config: Mapping[str, Any]) -> nn.Module | None:
+    """A network of the config, without values; None for one of a factory that is not here."""
+    if "conv" in config and config["conv"] is None:
+        return None
+    try:
+        with torch.device("meta"):
+            return make_network(config)
+    except Exception:  # a network of the user's that needs values while it is made, which the meta device has not
+        with torch.random.fork_rng(devices=[]):
+            return make_network(config)
 
 
 def _plain_data(data: _Described | Mapping[str, Any] | None) -> dict[str, Any] | None:

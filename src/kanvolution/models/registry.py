@@ -12,6 +12,7 @@ from torch import nn
 
 from kanvolution.checks import integer_at_least
 from kanvolution.layers.spec import ConvFactory, ConvSpec, resolve_conv
+from kanvolution.models.changes import apply_changes
 from kanvolution.models.network import FeatureMaps, Network
 from kanvolution.models.published import PUBLISHED, Published
 from kanvolution.registry import Registry, unknown_name
@@ -41,6 +42,7 @@ def create_model(
     pretrained: bool | str | Path = False,
     features_only: bool = False,
     out_indices: Sequence[int] | None = None,
+    changes: Mapping[str, Mapping[str, Any]] | None = None,
     **options: Any,
 ) -> nn.Module:
     """Make the model registered as `name`.
@@ -55,6 +57,8 @@ def create_model(
             files of their repository. Other `num_classes` than theirs get a new head.
         features_only: make a `FeatureMaps` of the network: its output is the list of its stages' maps.
         out_indices: which of them; None for all. Only with `features_only`.
+        changes: layers with other channels or another basis than the model gives them, as pruning and refining leave
+            them in `model.config`; see `models.changes`. Their weights are arbitrary until they are loaded.
         **options: options of the model.
 
     Returns:
@@ -107,6 +111,8 @@ def create_model(
             raise ValueError(f"model {name!r} is no Network and has no feature maps; features_only must be False")
         model = FeatureMaps(model, out_indices)
         features = {"features_only": True, "out_indices": list(model.out_indices)}
+    if changes:
+        apply_changes(model, changes)
     object.__setattr__(
         model,
         "config",
@@ -116,6 +122,7 @@ def create_model(
             "num_classes": num_classes,
             "in_chans": in_chans,
             **features,
+            **({"changes": changes} if changes else {}),
             **{key: _plain(value) for key, value in options.items()},
         },
     )

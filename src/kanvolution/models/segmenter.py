@@ -33,6 +33,8 @@ class Segmenter(Network):
         deep_supervision: give the side outputs in training.
     """
 
+    pipeline_tag = "image-segmentation"
+
     encoder: nn.ModuleList
     decoder: nn.ModuleList
     head_kernel_size = 1
@@ -55,9 +57,13 @@ class Segmenter(Network):
         self.feature_info = tuple(
             FeatureInfo(name, width, 2**i) for name, width, i in zip(names, channels, level, strict=True)
         )
-        self.head_channels = tuple(reversed(channels[levels - 1 :]))
-        self.num_features = self.head_channels[0]
+        self.set_feature_channels(channels)
         self.reset_classifier(num_classes)
+
+    def set_feature_channels(self, channels: Sequence[int]) -> None:
+        super().set_feature_channels(channels)
+        self.head_channels = tuple(reversed(channels[len(self.encoder) - 1 :]))
+        self.num_features = self.head_channels[0]
 
     @property
     def smallest_image(self) -> int:

@@ -11,6 +11,7 @@ from kanvolution.train.objective import Objective
 from kanvolution.train.optim import OPTIMS, create_optim, list_optims, register_optim
 from kanvolution.train.predict import Prediction, predict
 from kanvolution.train.schedule import SCHEDULES, create_schedule, list_schedules, register_schedule
+from kanvolution.train.segment import save_masks, segment
 from kanvolution.train.tasks import (
     TASKS,
     Classification,
@@ -63,5 +64,7 @@ __all__ = [
     "register_task",
     "register_tracker",
     "run_job",
+    "save_masks",
     "save_run",
+    "segment",
 ]

@@ -31,6 +31,7 @@ class TrainerConfig:
     channels_last: bool = _key(False, "keep images and weights in channels-last order, faster on most GPUs")
     grad_checkpointing: bool = _key(False, "keep fewer activations and compute them again in backward")
     fsdp: bool = _key(False, "spread weights and optimiser state over the processes (FSDP) instead of copying them")
+    sync_batch_norm: bool = _key(False, "batch norms take mean and variance over the images of all processes (GPUs)")
     max_steps: int = _key(0, "at most so many steps, and so many batches of validation, in an epoch; 0: all")
     checkpoint_steps: int = _key(0, "save the state for resume every so many steps too, not only after each epoch")
     keep_last: int = _key(1, "newest states kept for resume until the run is finished")
@@ -51,5 +52,10 @@ class TrainerConfig:
             raise ValueError(unknown_name("trainer.mixed_precision", self.mixed_precision, PRECISIONS))
         if self.mixed_precision == "fp16" and (self.cpu or not torch.cuda.is_available()):
             raise ValueError("trainer.mixed_precision (='fp16') needs a GPU; on a CPU use bf16 or no")
+        if self.sync_batch_norm and (self.cpu or not torch.cuda.is_available()):
+            raise ValueError(
+                "trainer.sync_batch_norm (=True) needs GPUs, since PyTorch's SyncBatchNorm has no form for CPUs; set "
+                "it to false, or take a norm without statistics of the batch: conv.norm=instance, layer or group"
+            )
         if self.mixed_precision == "fp16" and self.fsdp:
             raise ValueError("trainer.mixed_precision (='fp16') does not go with trainer.fsdp; use bf16")

@@ -29,7 +29,7 @@ from kanvolution.train.interrupt import StopFlag, stop_on_signal
 from kanvolution.train.objective import Objective
 from kanvolution.train.optim import create_optim, needs_closure
 from kanvolution.train.options import named_options
-from kanvolution.train.parallel import accelerator_of, on_main, shard
+from kanvolution.train.parallel import accelerator_of, on_main, shard, share_buffers, synchronise_batch_norms
 from kanvolution.train.progress import Progress, Silent, default_progress, memory_in_use
 from kanvolution.train.randomness import EpochSampler, SeededImages, seed_step
 from kanvolution.train.run_folder import RESULT, environment, make_run_folder, open_run_folder, record_environment
@@ -61,7 +61,7 @@ class TrainingInterrupted(Exception):  # noqa: N818 - it is no error
     """The run was stopped by a signal; `folder` holds the last checkpoint, trained for `epoch` whole epochs."""
 
     def __init__(self, folder: Path, epoch: int, signal_name: str) -> None:
-        self.folder, self.epoch = folder, epoch
+        self.folder, self.epoch, self.signal_name = folder, epoch, signal_name
         super().__init__(
             (
                 f"stopped by {signal_name}; the weights after {epoch} whole epoch{'s' * (epoch != 1)} are in {folder}"
@@ -262,6 +262,8 @@ class _Loop:
     ) -> None:
         self.accelerator, self.model, self.task = accelerator, model, task
         self.trainer, self.seed, self.progress, self.form = trainer, seed, progress, form
+        if trainer.sync_batch_norm and accelerator.num_processes > 1:
+            synchronise_batch_norms(model)
         if trainer.fsdp:
             shard(model, accelerator)
         optimizer = create_optim(optim, model)
@@ -445,6 +447,8 @@ class _Loop:
     @torch.no_grad()
     def _validate(self) -> dict[str, float | None]:
         self.run_model.eval()
+        if self.trainer.fsdp:  # copies share theirs before every forward
+            share_buffers(self.model)
         self.task.reset(self.accelerator.device)
         for inputs, target in self.val_loader:
             output = self.run_model(self._ordered(inputs))

@@ -51,6 +51,22 @@ def accelerator_of(trainer: TrainerConfig, seed: int) -> Iterator[Any]:
             values.update(old)
 
 
+def share_buffers(model: nn.Module) -> None:
+    """The buffers of the first process, statistics of batch norms say, in all processes."""
+    for buffer in model.buffers():
+        torch.distributed.broadcast(buffer, src=0)
+
+
+def synchronise_batch_norms(model: nn.Module) -> None:
+    """Let the batch norms of a model take mean and variance over the images of all processes, in place.
+
+    Their parameters and statistics stay the same tensors, under the same names.
+    """
+    # Part by part: for a batch norm that is itself a model it returns another module.
+    for name, child in list(model.named_children()):
+        setattr(model, name, nn.SyncBatchNorm.convert_sync_batchnorm(child))
+
+
 def _end_process_group() -> None:
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from kanvolution.checks import integer_at_least
-from kanvolution.data.images import fit_image, image_tensor, load_image
+from kanvolution.data.images import fit_image, image_tensor, read_image
 from kanvolution.data.info import DataInfo
 from kanvolution.train.checkpoint import Run, load_run
 
@@ -62,12 +62,13 @@ def predict(
     """
     run = run if isinstance(run, Run) else load_run(run)
     if run.info.targets != "labels":
-        raise ValueError(f"the run in {str(run.path)!r} gives a class to every pixel; predict is for classes of images")
+        raise ValueError(f"the run in {str(run.path)!r} gives a class to every pixel; use segment")
     integer_at_least("top", top, 1)
     integer_at_least("batch_size", batch_size, 1)
     if not images:
         return []
-    prepared = torch.stack([_prepare(image, run.info) for image in images])
+    prepared = [fit_image(read_for(image, run.info), run.info.image_size, run.info.crop_share) for image in images]
+    prepared = torch.stack(prepared)
     prepared = run.info.normalise(1 - prepared if invert else prepared)
     device = next((p.device for p in run.model.parameters()), torch.device("cpu"))
     predictions: list[Prediction] = []
@@ -80,11 +81,16 @@ def predict(
     return predictions
 
 
-def _prepare(image: Any, info: DataInfo) -> Tensor:
+def read_for(image: str | Path | Tensor | Any, info: DataInfo) -> Tensor:
+    """An image file, PIL image or tensor as a tensor [C, H, W] with the channels of a run, of its own size.
+
+    Raises:
+        ValueError: a file that cannot be read (it is named), or a tensor of another shape.
+    """
     if isinstance(image, (str, Path)):
-        return load_image(image, info.in_chans, info.image_size, info.crop_share)
+        return read_image(image, info.in_chans)
     if not isinstance(image, Tensor):
-        return fit_image(image_tensor(image, info.in_chans), info.image_size, info.crop_share)
+        return image_tensor(image, info.in_chans)
     if image.ndim != 3 or image.shape[0] != info.in_chans:
         raise ValueError(f"image (shape {tuple(image.shape)}) must be [{info.in_chans}, H, W] for this run")
-    return fit_image(image, info.image_size, info.crop_share)
+    return image

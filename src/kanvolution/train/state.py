@@ -197,8 +197,12 @@ def plain(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def check_settings(run: Path, stored: Mapping[str, Any], given: Mapping[str, Any]) -> None:
-    """Raise ValueError, naming the keys, unless a run is continued with the settings that it began with."""
+    """Raise ValueError, naming the keys, unless a run is continued with the settings that it began with.
+
+    An option that the version before did not know does not stop its runs, as long as it is off (None, False, 0).
+    """
     old, new = dict(_flat(stored)), dict(_flat(given))
+    new = {key: value for key, value in new.items() if key in old or value not in _OFF}
     changed = [
         f"{key} is {_shown(old, key)} there and {_shown(new, key)} here"
         for key in dict.fromkeys([*old, *new])
@@ -209,6 +213,9 @@ def check_settings(run: Path, stored: Mapping[str, Any], given: Mapping[str, Any
             f"{str(run)!r} can be continued with its own settings only: {'; '.join(changed)}. "
             "Leave them as they were, or start a new run"
         )
+
+
+_OFF = (None, False, 0)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

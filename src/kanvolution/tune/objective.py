@@ -21,10 +21,10 @@ Report = Callable[[float, int], None]
 
 
 class _Reporter(NoTracker):
-    """Hands the metric of each epoch to a `Report`."""
+    """Hands the metric of each epoch but the last to a `Report`: after the last there is nothing to stop."""
 
-    def __init__(self, metric: str, report: Report) -> None:
-        self.metric, self.report = metric, report
+    def __init__(self, metric: str, epochs: int, report: Report) -> None:
+        self.metric, self.epochs, self.report = metric, epochs, report
 
     def log(self, record: Mapping[str, Any]) -> None:
         key = f"val_{self.metric}"
@@ -32,7 +32,7 @@ class _Reporter(NoTracker):
             names = [name.removeprefix("val_") for name in record if name.startswith("val_")]
             raise ValueError(unknown_name("metric", self.metric, names))
         value = record[key]
-        if value is not None and math.isfinite(value):
+        if value is not None and math.isfinite(value) and record["epoch"] < self.epochs:
             self.report(value, record["epoch"])
 
 
@@ -51,11 +51,23 @@ class TrialObjective:
     progress: Progress | None = None
 
     def __call__(self, settings: Mapping[str, Any], folder: Path, report: Report) -> float:
-        """Train in `folder`. Not a number where the metric has no value."""
+        """Train in `folder`, and return the metric.
+
+        Raises:
+            ValueError: the metric has no value; or see `run_job`.
+        """
         composed = compose([*self.overrides, *override_lines(settings), f"output_dir={quoted(str(folder))}"])
-        values = {**composed.values, "tracker": _Reporter(self.metric, report)}
+        reporter = _Reporter(self.metric, composed.values["trainer"]["epochs"], report)
+        values = {**composed.values, "tracker": reporter}
         value = run_job(values, text=composed.text, progress=self.progress).metrics[self.metric]
-        return math.nan if value is None else float(value)
+        if value is None or not math.isfinite(value):
+            raise ValueError(f"{self.metric} has no value")
+        return float(value)
+
+
+def error_text(error: BaseException) -> str:
+    """An error in one line."""
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def override_lines(settings: Mapping[str, Any]) -> list[str]:
@@ -69,8 +81,8 @@ def _value(value: Any) -> str:
     return "null" if value is None else str(value)
 
 
-def check_space(overrides: Sequence[str], space: Space) -> dict[str, Any]:
-    """The values of the space's keys before the search, those that it contains.
+def check_space(overrides: Sequence[str], space: Space) -> tuple[dict[str, Any], int]:
+    """The values of the space's keys before the search, those that it contains, and the epochs of the longest training.
 
     Raises:
         ConfigError: a key that does not exist, or a value that it cannot have.
@@ -78,8 +90,7 @@ def check_space(overrides: Sequence[str], space: Space) -> dict[str, Any]:
     for text in overrides:
         if text.startswith(("output_dir=", "resume=", "tracker=")):
             raise ConfigError(f"{text!r}: every trial has its own; leave it out")
-    for settings in space.extremes():
-        compose([*overrides, *override_lines(settings)])
+    configs = [compose([*overrides, *override_lines(settings)]).values for settings in space.extremes()]
     values: Any = compose(overrides).values
     found: dict[str, Any] = {}
     for key, dimension in space.dimensions.items():
@@ -88,4 +99,4 @@ def check_space(overrides: Sequence[str], space: Space) -> dict[str, Any]:
             value = value[part]
         if dimension.contains(value):
             found[key] = value
-    return found
+    return found, max(config["trainer"]["epochs"] for config in configs)

@@ -13,7 +13,7 @@ from kanvolution.visualize.functions import (
     plot_kernel,
 )
 from kanvolution.visualize.importance import Importance, importance
-from kanvolution.visualize.layers import Curves, Edge, LayerView, layer_inputs, layer_view, layer_views
+from kanvolution.visualize.layers import Curves, Edge, LayerView, layer_inputs, layer_maps, layer_view, layer_views
 from kanvolution.visualize.run import ShownLayer, show_functions
 from kanvolution.visualize.symbolic import (
     NAMED_FUNCTIONS,
@@ -48,6 +48,7 @@ __all__ = [
     "importance",
     "integrated_gradients",
     "layer_inputs",
+    "layer_maps",
     "layer_view",
     "layer_views",
     "mistakes_figure",

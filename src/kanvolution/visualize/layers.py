@@ -256,6 +256,25 @@ def layer_inputs(
     return {name: torch.cat(parts, dim=1)[:, :samples] for name, parts in kept.items() if parts}
 
 
+def layer_maps(model: nn.Module, images: Tensor) -> dict[str, Tensor]:
+    """What the functions of each convolution see of some images, [N, in_channels, *S] for each layer that runs.
+
+    Args:
+        model: the network; its mode is kept, and nothing stays hooked.
+        images: [N, ...], as the network takes them.
+    """
+    views = [view for view in layer_views(model) if view.kernel_size]
+    found: dict[str, Tensor] = {}
+
+    def keep(view: LayerView, x: Tensor) -> None:
+        found[view.name] = x.detach()
+
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    with _hooked(views, keep), in_eval(model), torch.no_grad():
+        model(images.to(device))
+    return found
+
+
 @contextmanager
 def _hooked(views: Sequence[LayerView], keep: Any) -> Iterator[None]:
     handles = []

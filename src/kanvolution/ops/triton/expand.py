@@ -6,14 +6,14 @@ tile to a place of its own, and PyTorch adds those up. There are no atomic addit
 """
 
 # Bodies of device functions are Triton's language, which has other types.
-# pyright: reportGeneralTypeIssues=false, reportArgumentType=false, reportAttributeAccessIssue=false
+# pyright: reportGeneralTypeIssues=false, reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportOperatorIssue=false
 
 from __future__ import annotations
 
 import itertools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import triton
@@ -25,7 +25,64 @@ from kanvolution.ops.triton.families import Family, device_family
 from kanvolution.ops.triton.pointwise import DEVICE_POINTWISE
 
 TILE = 1024
-"""Elements of a tile; not yet chosen by measurement."""
+"""Elements of a tile. Eight for each thread: vectors of 16 bytes in 16-bit types."""
+
+TILE_OF_LEARNED = 512
+"""The same with learned tensors: what each channel has of them, and sums for it, take registers too."""
+
+POSITIONS = 128
+"""Over at least so many positions a program sums, so that its sums are little beside what it reads."""
+
+
+@triton.jit
+def evaluated(
+    value,
+    seen,
+    firsts,
+    seconds,
+    VALUE: tl.constexpr,
+    MAP: tl.constexpr,
+    BASE: tl.constexpr,
+    PLANES: tl.constexpr,
+    NUMBERS: tl.constexpr,
+):
+    """The planes of a tile: the functions of `value`, the base function of `seen`."""
+    mapped = MAP(value)
+    planes = ()
+    for i in tl.static_range(len(PLANES)):
+        plane = BASE(seen) if PLANES[i] < 0 else VALUE(mapped, PLANES[i], firsts, seconds, NUMBERS)
+        planes = planes + (plane,)  # noqa: RUF005 (Triton has no star here)
+    return planes
+
+
+@triton.jit
+def combined(planes, mix, RESULTS: tl.constexpr):
+    """sum_k mix[r, k] plane_k for each r; the planes themselves without combinations (RESULTS = 0)."""
+    if RESULTS == 0:
+        return planes
+    else:
+        results = ()
+        for r in tl.static_range(RESULTS):
+            total = tl.load(mix + r * len(planes)).to(tl.float32) * planes[0]
+            for k in tl.static_range(1, len(planes)):
+                total += tl.load(mix + (r * len(planes) + k)).to(tl.float32) * planes[k]
+            results = results + (total,)  # noqa: RUF005 (Triton has no star here)
+        return results
+
+
+@triton.jit
+def distributed(grads, mix, RESULTS: tl.constexpr, COUNT: tl.constexpr):
+    """The transposed of `combined`: from the gradients of the results to those of the COUNT planes."""
+    if RESULTS == 0:
+        return grads
+    else:
+        results = ()
+        for k in tl.static_range(COUNT):
+            total = tl.load(mix + k).to(tl.float32) * grads[0]
+            for r in tl.static_range(1, RESULTS):
+                total += tl.load(mix + (r * COUNT + k)).to(tl.float32) * grads[r]
+            results = results + (total,)  # noqa: RUF005 (Triton has no star here)
+        return results
 
 
 @triton.jit
@@ -33,6 +90,7 @@ def expand_kernel(
     x,
     base_input,
     out,
+    mix,
     first,
     second,
     positions,
@@ -48,36 +106,39 @@ def expand_kernel(
     out_c,
     out_k,
     out_s,
+    mix_c,
     first_c,
     second_c,
     VALUE: tl.constexpr,
     MAP: tl.constexpr,
     BASE: tl.constexpr,
     PLANES: tl.constexpr,
+    RESULTS: tl.constexpr,
     NUMBERS: tl.constexpr,
+    SEPARATE: tl.constexpr,
     TILE_P: tl.constexpr,
     TILE_C: tl.constexpr,
 ):
-    p = (tl.program_id(0) * TILE_P + tl.arange(0, TILE_P))[:, None]
-    c = (tl.program_id(1) * TILE_C + tl.arange(0, TILE_C))[None, :]
+    across = tl.cdiv(channels, TILE_C)
+    p = (tl.program_id(0) // across * TILE_P + tl.arange(0, TILE_P))[:, None]
+    c = (tl.program_id(0) % across * TILE_C + tl.arange(0, TILE_C))[None, :]
     inside = (p < positions) & (c < channels)
+    own = tl.minimum(c, channels - 1)  # for what is read without a mask
+    # Offsets have 64 bits: E has more than 2^31 elements where x has not.
     n = (p // space).to(tl.int64)
-    s = p % space
-    own = tl.minimum(c, channels - 1)
-    value = tl.load(x + n * x_n + own * x_c + s * x_s, mask=inside, other=0.0).to(tl.float32)
-    mapped = MAP(value)
-    planes = ()
-    for i in tl.static_range(len(PLANES)):
-        if PLANES[i] < 0:
-            seen = tl.load(base_input + n * base_n + own * base_c + s * base_s, mask=inside, other=0.0).to(tl.float32)
-            plane = BASE(seen)
-        else:
-            plane = VALUE(mapped, PLANES[i], first + own * first_c, second + own * second_c, NUMBERS)
-        planes = planes + (plane,)  # noqa: RUF005 (Triton has no star here)
+    s = (p % space).to(tl.int64)
+    c = c.to(tl.int64)
+    value = tl.load(x + n * x_n + c * x_c + s * x_s, mask=inside, other=0.0).to(tl.float32)
+    if SEPARATE:
+        seen = tl.load(base_input + n * base_n + c * base_c + s * base_s, mask=inside, other=0.0).to(tl.float32)
+    else:
+        seen = value
+    planes = evaluated(value, seen, first + own * first_c, second + own * second_c, VALUE, MAP, BASE, PLANES, NUMBERS)
+    results = combined(planes, mix + own * mix_c, RESULTS)
     # All stores come last: loads on either side of one are not recognised as the same.
-    target = out + n * out_n + own * out_c + s * out_s
-    for i in tl.static_range(len(PLANES)):
-        tl.store(target + i * out_k, planes[i].to(out.dtype.element_ty), mask=inside)
+    target = out + n * out_n + c * out_c + s * out_s
+    for i in tl.static_range(len(results)):
+        tl.store(target + i * out_k, results[i].to(out.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -94,7 +155,7 @@ def chain(
     BASE_SLOPE: tl.constexpr,
     PLANES: tl.constexpr,
     CONSTANTS: tl.constexpr,
-    TERMS: tl.constexpr,
+    ENTRIES: tl.constexpr,
     NUMBERS: tl.constexpr,
 ):
     """From the gradients of a tile's planes to those of the functions' and the base function's input, and the sums.
@@ -110,9 +171,13 @@ def chain(
         elif PLANES[i] >= CONSTANTS:
             total += grads[i] * SLOPE(mapped, PLANES[i], firsts, seconds, NUMBERS)
     sums = ()
-    for i in tl.static_range(len(TERMS)):
-        # TERMS[i]: which learned tensor, plane, function k, entry j
-        part = grads[TERMS[i][1]] * PARTIAL(mapped, TERMS[i][2], TERMS[i][3], TERMS[i][0], firsts, seconds, NUMBERS)
+    for e in tl.static_range(len(ENTRIES)):
+        # ENTRIES[e]: which learned tensor, its entry j, and the planes that depend on it
+        part = value * 0.0
+        for i in tl.static_range(len(ENTRIES[e][2])):
+            part += grads[ENTRIES[e][2][i]] * PARTIAL(
+                mapped, PLANES[ENTRIES[e][2][i]], ENTRIES[e][1], ENTRIES[e][0], firsts, seconds, NUMBERS
+            )
         sums = sums + (tl.sum(part, axis=0)[None, :],)  # noqa: RUF005 (Triton has no star here)
     return total * MAP_SLOPE(value), base_total, sums
 
@@ -125,6 +190,7 @@ def expand_backward_kernel(
     grad_x,
     grad_base,
     partials,
+    mix,
     first,
     second,
     positions,
@@ -146,103 +212,136 @@ def expand_backward_kernel(
     db_n,
     db_c,
     db_s,
+    mix_c,
     first_c,
     second_c,
+    VALUE: tl.constexpr,
     SLOPE: tl.constexpr,
     PARTIAL: tl.constexpr,
     MAP: tl.constexpr,
     MAP_SLOPE: tl.constexpr,
+    BASE: tl.constexpr,
     BASE_SLOPE: tl.constexpr,
     PLANES: tl.constexpr,
+    RESULTS: tl.constexpr,
     CONSTANTS: tl.constexpr,
-    TERMS: tl.constexpr,
+    ENTRIES: tl.constexpr,
+    SUMS: tl.constexpr,
     NUMBERS: tl.constexpr,
     SEPARATE: tl.constexpr,
     WANT_X: tl.constexpr,
     WANT_BASE: tl.constexpr,
+    WANT_MIX: tl.constexpr,
+    TURNS: tl.constexpr,
     TILE_P: tl.constexpr,
     TILE_C: tl.constexpr,
 ):
-    p = (tl.program_id(0) * TILE_P + tl.arange(0, TILE_P))[:, None]
-    c = (tl.program_id(1) * TILE_C + tl.arange(0, TILE_C))[None, :]
-    inside = (p < positions) & (c < channels)
-    n = (p // space).to(tl.int64)
-    s = p % space
-    own = tl.minimum(c, channels - 1)
-    value = tl.load(x + n * x_n + own * x_c + s * x_s, mask=inside, other=0.0).to(tl.float32)
-    seen = tl.load(base_input + n * base_n + own * base_c + s * base_s, mask=inside, other=0.0).to(tl.float32)
-    source = grad + n * grad_n + own * grad_c + s * grad_s
+    across = tl.cdiv(channels, TILE_C)
+    part = tl.program_id(0) // across
+    columns = (tl.program_id(0) % across * TILE_C + tl.arange(0, TILE_C))[None, :]
+    own = tl.minimum(columns, channels - 1)
     firsts = first + own * first_c
     seconds = second + own * second_c
-    grads = ()
-    for i in tl.static_range(len(PLANES)):
-        g = tl.load(source + i * grad_k, mask=inside, other=0.0).to(tl.float32)
-        grads = grads + (g,)  # noqa: RUF005 (Triton has no star here)
-    total, base_total, sums = chain(
-        grads,
-        value,
-        seen,
-        firsts,
-        seconds,
-        SLOPE,
-        PARTIAL,
-        MAP,
-        MAP_SLOPE,
-        BASE_SLOPE,
-        PLANES,
-        CONSTANTS,
-        TERMS,
-        NUMBERS,
-    )
-    for i in tl.static_range(len(TERMS)):
-        place = partials + (tl.program_id(0).to(tl.int64) * len(TERMS) + i) * channels + c
-        tl.store(place, sums[i], mask=c < channels)
-    if WANT_X:
-        if not SEPARATE:
-            total += base_total
-        tl.store(grad_x + n * dx_n + own * dx_c + s * dx_s, total.to(grad_x.dtype.element_ty), mask=inside)
-    if WANT_BASE:
-        place = grad_base + n * db_n + own * db_c + s * db_s
-        tl.store(place, base_total.to(grad_base.dtype.element_ty), mask=inside)
+    mixes = mix + own * mix_c
+    c = columns.to(tl.int64)
+    sums = ()
+    for _sum in tl.static_range(SUMS):
+        sums = sums + (tl.zeros((1, TILE_C), tl.float32),)  # noqa: RUF005 (Triton has no star here)
+    for turn in range(TURNS):
+        p = ((part * TURNS + turn) * TILE_P + tl.arange(0, TILE_P))[:, None]
+        inside = (p < positions) & (columns < channels)
+        n = (p // space).to(tl.int64)
+        s = (p % space).to(tl.int64)
+        value = tl.load(x + n * x_n + c * x_c + s * x_s, mask=inside, other=0.0).to(tl.float32)
+        if SEPARATE:
+            seen = tl.load(base_input + n * base_n + c * base_c + s * base_s, mask=inside, other=0.0).to(tl.float32)
+        else:
+            seen = value
+        source = grad + n * grad_n + c * grad_c + s * grad_s
+        received = ()
+        for i in tl.static_range(RESULTS if RESULTS > 0 else len(PLANES)):
+            g = tl.load(source + i * grad_k, mask=inside, other=0.0).to(tl.float32)
+            received = received + (g,)  # noqa: RUF005 (Triton has no star here)
+        grads = distributed(received, mixes, RESULTS, len(PLANES))
+        total, base_total, found = chain(
+            grads,
+            value,
+            seen,
+            firsts,
+            seconds,
+            SLOPE,
+            PARTIAL,
+            MAP,
+            MAP_SLOPE,
+            BASE_SLOPE,
+            PLANES,
+            CONSTANTS,
+            ENTRIES,
+            NUMBERS,
+        )
+        if WANT_MIX:
+            planes = evaluated(value, seen, firsts, seconds, VALUE, MAP, BASE, PLANES, NUMBERS)
+            for r in tl.static_range(RESULTS):
+                for k in tl.static_range(len(PLANES)):
+                    found = found + (tl.sum(received[r] * planes[k], axis=0)[None, :],)  # noqa: RUF005
+        added = ()
+        for i in tl.static_range(SUMS):
+            added = added + (sums[i] + found[i],)  # noqa: RUF005 (Triton has no star here)
+        sums = added
+        if WANT_X:
+            if not SEPARATE:
+                total += base_total
+            tl.store(grad_x + n * dx_n + c * dx_c + s * dx_s, total.to(grad_x.dtype.element_ty), mask=inside)
+        if WANT_BASE:
+            place = grad_base + n * db_n + c * db_c + s * db_s
+            tl.store(place, base_total.to(grad_base.dtype.element_ty), mask=inside)
+    for i in tl.static_range(SUMS):
+        tl.store(partials + (part.to(tl.int64) * SUMS + i) * channels + c, sums[i], mask=columns < channels)
 
 
-class Term(NamedTuple):
-    """One sum over positions: of g_plane times the derivative of B_function by an entry of a learned tensor."""
+class Entry(NamedTuple):
+    """One sum over positions: the gradient of an entry of a learned tensor, by the planes that depend on it."""
 
     which: int
-    plane: int
-    function: int
     entry: int
+    planes: tuple[int, ...]
 
 
 def planes_of(call: Call, size: int) -> tuple[int, ...]:
-    """For each plane of the result the number of its function, -1 for the base function."""
+    """For each plane, of the result or to be combined for it, the number of its function, -1 for the base function."""
     based = int(call.base is not None)
+    if call.mix is not None:
+        size = call.mix.shape[2]
     numbers = range(size) if call.keep is None else call.keep
     return tuple(number - based for number in numbers)
 
 
-def terms_of(family: Family, planes: tuple[int, ...], wanted: tuple[bool, ...]) -> tuple[Term, ...]:
-    """The sums for the learned tensors that are wanted, by tensor and entry."""
-    terms = [
-        Term(which, plane, k, j)
-        for which, want in enumerate(wanted)
-        for plane, k in enumerate(planes)
-        if want and k >= 0
-        for j in family.depends(k)
-    ]
-    return tuple(sorted(terms, key=lambda term: (term.which, term.entry)))
+def entries_of(
+    family: Family, planes: tuple[int, ...], tensors: tuple[Tensor, ...], wanted: tuple[bool, ...]
+) -> tuple[Entry, ...]:
+    """The entries of the learned tensors that are wanted."""
+    return tuple(
+        Entry(which, j, tuple(i for i, k in enumerate(planes) if k >= 0 and j in family.depends(k)))
+        for which, (tensor, want) in enumerate(zip(tensors, wanted, strict=True))
+        if want
+        for j in range(tensor.shape[-1])
+    )
 
 
-def gather_terms(partials: Tensor, terms: tuple[Term, ...], which: int, learned: Tensor) -> Tensor:
-    """The gradient of a [K] or [C, K] tensor from the sums [programs, terms, C]."""
-    sums = partials.sum(0)  # [terms, C]
-    columns = [sums.new_zeros(sums.shape[1])] * learned.shape[-1]
-    for i, term in enumerate(terms):
-        if term.which == which:
-            columns[term.entry] = columns[term.entry] + sums[i]
-    full = torch.stack(columns, dim=-1)
-    return full if learned.ndim == 2 else full.sum(0)
+def collected(partials: Tensor, tensors: list[Tensor]) -> list[Tensor]:
+    """The gradients of learned tensors from the sums [programs, sums, C] of their entries, in order.
+
+    A tensor has its entries for each channel (its first dimension), or once for all.
+    """
+    found, channels, start = [], partials.shape[2], 0
+    for tensor in tensors:
+        by_channel = tensor.ndim > 1 and tensor.shape[0] == channels
+        count = tensor.numel() // (channels if by_channel else 1)
+        sums = partials[:, start : start + count]
+        total = sums.sum(0).t() if by_channel else sums.sum((0, 2))
+        found.append(conform(total.reshape(tensor.shape), tensor))
+        start += count
+    return found
 
 
 def flat_strides(tensor: Tensor, space: int) -> tuple[int, ...] | None:
@@ -265,6 +364,14 @@ def flat(tensor: Tensor, space: int) -> tuple[Tensor, tuple[int, ...]]:
     return tensor, strides
 
 
+def combination(call: Call) -> tuple[Tensor, int, int]:
+    """The call's `mix` (x in place of none), its stride over the channels, and how many results it has."""
+    if call.mix is None:
+        return call.x, 0, 0
+    mix = call.mix.contiguous()
+    return mix, mix.stride(0) if mix.shape[0] > 1 else 0, mix.shape[1]
+
+
 def learned_strides(tensors: tuple[Tensor, ...], x: Tensor) -> tuple[list[Tensor], list[int]]:
     """Two learned tensors (x in place of what is not there) and their strides over the channels."""
     found = [tensor.contiguous() for tensor in tensors]
@@ -275,11 +382,12 @@ def learned_strides(tensors: tuple[Tensor, ...], x: Tensor) -> tuple[list[Tensor
 
 def tile(call: Call, strides: tuple[int, ...]) -> tuple[int, int]:
     """Positions and channels of a tile, along whichever lies next to each other in memory."""
+    elements = TILE_OF_LEARNED if call.tensors or call.mix is not None else TILE
     channels = call.x.shape[1]
     if strides[1] == 1 and channels > 1:
-        width = min(triton.next_power_of_2(channels), 64, TILE)
-        return TILE // width, width
-    return TILE, 1
+        width = min(triton.next_power_of_2(channels), 64, elements)
+        return elements // width, width
+    return elements, 1
 
 
 def evaluate(values: Callable[..., Planes], call: Call, size: int) -> Tensor:
@@ -292,13 +400,15 @@ def evaluate(values: Callable[..., Planes], call: Call, size: int) -> Tensor:
     out_strides = flat_strides(out, 3)
     assert out_strides is not None
     batch, channels, space = x.shape[0], x.shape[1], math.prod(x.shape[2:])
+    mix, mix_stride, results = combination(call)
     (first, second), learned = learned_strides(call.tensors, x)
     tile_p, tile_c = tile(call, x_strides)
     with torch.cuda.device_of(x):
-        expand_kernel[(triton.cdiv(batch * space, tile_p), triton.cdiv(channels, tile_c))](
+        expand_kernel[(triton.cdiv(batch * space, tile_p) * triton.cdiv(channels, tile_c),)](
             x,
             base_input,
             out,
+            mix,
             first,
             second,
             batch * space,
@@ -307,12 +417,15 @@ def evaluate(values: Callable[..., Planes], call: Call, size: int) -> Tensor:
             *x_strides,
             *base_strides,
             *out_strides,
+            mix_stride,
             *learned,
             VALUE=family.value,
             MAP=DEVICE_POINTWISE[call.input_map].value,
             BASE=DEVICE_POINTWISE[call.base or "identity"].value,
             PLANES=planes_of(call, size),
+            RESULTS=results,
             NUMBERS=call.scalars,
+            SEPARATE=call.base_input is not None,
             TILE_P=tile_p,
             TILE_C=tile_c,
         )
@@ -330,24 +443,29 @@ def evaluate_gradients(
     grad, grad_strides = flat(grad, 3)
     flags = list(wanted)
     want_x, want_base = flags.pop(0), call.base_input is not None and flags.pop(0)
+    want_mix = call.mix is not None and flags.pop(0)
     planes = planes_of(call, grad.shape[2])
-    terms = terms_of(family, planes, tuple(flags))
+    entries = entries_of(family, planes, call.tensors, tuple(flags))
+    mix, mix_stride, results = combination(call)
+    sums = len(entries) + (results * len(planes) if want_mix else 0)
     grad_x, dx_strides = flat(torch.empty_like(x), 2)
     grad_base, db_strides = flat(torch.empty_like(base_input), 2) if want_base else (grad_x, dx_strides)
     batch, channels, space = x.shape[0], x.shape[1], math.prod(x.shape[2:])
     (first, second), learned = learned_strides(call.tensors, x)
     tile_p, tile_c = tile(call, x_strides)
-    programs = triton.cdiv(batch * space, tile_p)
-    partials = torch.empty((programs, len(terms), channels), dtype=torch.float32, device=x.device)
-    mapping = DEVICE_POINTWISE[call.input_map]
+    turns = triton.cdiv(POSITIONS, tile_p) if sums else 1
+    parts = triton.cdiv(batch * space, tile_p * turns)
+    partials = torch.empty((parts, sums, channels), dtype=torch.float32, device=x.device)
+    mapping, base = DEVICE_POINTWISE[call.input_map], DEVICE_POINTWISE[call.base or "identity"]
     with torch.cuda.device_of(x):
-        expand_backward_kernel[(programs, triton.cdiv(channels, tile_c))](
+        expand_backward_kernel[(parts * triton.cdiv(channels, tile_c),)](
             grad,
             x,
             base_input,
             grad_x,
             grad_base,
             partials,
+            mix,
             first,
             second,
             batch * space,
@@ -358,28 +476,36 @@ def evaluate_gradients(
             *base_strides,
             *dx_strides,
             *db_strides,
+            mix_stride,
             *learned,
+            VALUE=family.value,
             SLOPE=family.slope,
             PARTIAL=family.partial,
             MAP=mapping.value,
             MAP_SLOPE=mapping.derivative,
-            BASE_SLOPE=DEVICE_POINTWISE[call.base or "identity"].derivative,
+            BASE=base.value,
+            BASE_SLOPE=base.derivative,
             PLANES=planes,
+            RESULTS=results,
             CONSTANTS=family.constants,
-            TERMS=tuple(tuple(term) for term in terms),
+            ENTRIES=tuple(tuple(entry) for entry in entries),
+            SUMS=sums,
             NUMBERS=call.scalars,
             SEPARATE=call.base_input is not None,
             WANT_X=want_x,
             WANT_BASE=want_base,
+            WANT_MIX=want_mix,
+            TURNS=turns,
             TILE_P=tile_p,
             TILE_C=tile_c,
         )
-    found: list[Any] = []
+    found: list[Tensor] = []
     if want_x:
         found.append(conform(grad_x, call.x))
     if want_base and call.base_input is not None:
         found.append(conform(grad_base, call.base_input))
-    for which, (tensor, want) in enumerate(zip(call.tensors, flags, strict=True)):
-        if want:
-            found.append(conform(gather_terms(partials, terms, which, tensor), tensor))
-    return found
+    learned_tensors = [tensor for tensor, want in zip(call.tensors, flags, strict=True) if want]
+    if want_mix and call.mix is not None:
+        *of_tensors, of_mix = collected(partials, [*learned_tensors, call.mix])
+        return [*found, of_mix, *of_tensors]
+    return found + collected(partials, learned_tensors)

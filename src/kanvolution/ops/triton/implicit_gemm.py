@@ -30,7 +30,7 @@ from torch import Tensor
 from kanvolution.ops.backends import INTERPRETS_TRITON
 from kanvolution.ops.convolution import Contraction, Convolution
 from kanvolution.ops.evaluation import Call, Planes, conform, memory_format
-from kanvolution.ops.triton.expand import chain, flat, gather_terms, learned_strides, planes_of, terms_of
+from kanvolution.ops.triton.expand import chain, collected, entries_of, flat, learned_strides, planes_of
 from kanvolution.ops.triton.families import device_family
 from kanvolution.ops.triton.pointwise import DEVICE_POINTWISE
 from kanvolution.ops.triton.support import supports
@@ -65,7 +65,7 @@ PARTS = 64
 def takes(direction: str, values: Callable[..., Planes], call: Call, into: Contraction) -> bool:
     """Whether these kernels compute this call in the direction "forward" or "backward"."""
     convolution, threshold = into.convolution, THRESHOLDS[direction]
-    if len(convolution.stride) != 2 or convolution.transposed or not supports(values, call):
+    if len(convolution.stride) != 2 or convolution.transposed or call.mix is not None or not supports(values, call):
         return False
     positions = call.x.shape[0] * math.prod(_output_size(call.x, into))
     return call.x.shape[1] // convolution.groups <= threshold.channels and positions >= threshold.positions
@@ -254,7 +254,7 @@ def data_kernel(
     BASE_SLOPE: tl.constexpr,
     PLANES: tl.constexpr,
     CONSTANTS: tl.constexpr,
-    TERMS: tl.constexpr,
+    ENTRIES: tl.constexpr,
     NUMBERS: tl.constexpr,
     GEOMETRY: tl.constexpr,
     SEPARATE: tl.constexpr,
@@ -311,11 +311,11 @@ def data_kernel(
         BASE_SLOPE,
         PLANES,
         CONSTANTS,
-        TERMS,
+        ENTRIES,
         NUMBERS,
     )
-    for i in tl.static_range(len(TERMS)):
-        place = partials + (tl.program_id(0).to(tl.int64) * len(TERMS) + i) * all_channels + own
+    for i in tl.static_range(len(ENTRIES)):
+        place = partials + (tl.program_id(0).to(tl.int64) * len(ENTRIES) + i) * all_channels + own
         tl.store(place, sums[i], mask=c < channels)
     if WANT_X:
         if not SEPARATE:
@@ -511,7 +511,7 @@ def data_gradients(
     flags = list(wanted)
     want_x, want_base = flags.pop(0), call.base_input is not None and flags.pop(0)
     planes = planes_of(call, size)
-    terms = terms_of(family, planes, tuple(flags))
+    entries = entries_of(family, planes, call.tensors, tuple(flags))
     grad_x, dx_strides = flat(torch.empty_like(x), 2)
     grad_base, db_strides = flat(torch.empty_like(base_input), 2) if want_base else (grad_x, dx_strides)
     (first, second), learned = learned_strides(call.tensors, x)
@@ -519,7 +519,7 @@ def data_gradients(
     rows, channels, outputs = batch * height * width, all_channels // groups, weight.shape[0] // groups
     tile_c, tile_o = _width(channels, 16), _width(outputs, 32)
     programs = triton.cdiv(rows, ROWS)
-    partials = torch.empty((programs, len(terms), all_channels), dtype=torch.float32, device=x.device)
+    partials = torch.empty((programs, len(entries), all_channels), dtype=torch.float32, device=x.device)
     mapping = DEVICE_POINTWISE[call.input_map]
     with torch.cuda.device_of(x):
         data_kernel[(programs, triton.cdiv(channels, tile_c), groups)](
@@ -553,7 +553,7 @@ def data_gradients(
             BASE_SLOPE=DEVICE_POINTWISE[call.base or "identity"].derivative,
             PLANES=planes,
             CONSTANTS=family.constants,
-            TERMS=tuple(tuple(term) for term in terms),
+            ENTRIES=tuple(tuple(entry) for entry in entries),
             NUMBERS=call.scalars,
             GEOMETRY=_geometry(into.convolution, weight),
             SEPARATE=call.base_input is not None,
@@ -570,10 +570,7 @@ def data_gradients(
         found.append(conform(grad_x, call.x))
     if want_base and call.base_input is not None:
         found.append(conform(grad_base, call.base_input))
-    for which, (tensor, want) in enumerate(zip(call.tensors, flags, strict=True)):
-        if want:
-            found.append(conform(gather_terms(partials, terms, which, tensor), tensor))
-    return found
+    return found + collected(partials, [tensor for tensor, want in zip(call.tensors, flags, strict=True) if want])
 
 
 def weight_gradient(values: Callable[..., Planes], call: Call, into: Contraction, size: int, grad: Tensor) -> Tensor:

@@ -23,7 +23,6 @@ CONDITIONS: dict[str, Callable[[Callable[..., Planes], Call], bool]] = {
     "float32, bfloat16 or float16": lambda values, call: (
         call.dtype in DTYPES and all(t.dtype in DTYPES for t in call.differentiable())
     ),
-    "no learned combinations": lambda values, call: call.mix is None,
     "a GPU of compute capability 8.0 or later": lambda values, call: (
         call.x.device.type != "cuda" or torch.cuda.get_device_capability(call.x.device) >= OLDEST
     ),
