@@ -57,6 +57,16 @@ class Convolution:
         layout = (tuple(stride), tuple(padding), tuple(dilation))
         return Convolution(*layout, groups, transposed, tuple(output_padding), tuple(extra))
 
+    def output_size(self, size: Sequence[int], kernel: Sequence[int]) -> tuple[int, ...]:
+        """The dimensions of space of the result, for those of the input and of the kernel."""
+        zeros = (0,) * len(self.stride)
+        spans = [d * (k - 1) + 1 for d, k in zip(self.dilation, kernel, strict=True)]
+        if self.transposed:
+            layout = zip(size, spans, self.stride, self.padding, self.output_padding or zeros, strict=True)
+            return tuple((s - 1) * st - 2 * p + span + end for s, span, st, p, end in layout)
+        layout = zip(size, spans, self.stride, self.padding, self.extra or zeros, strict=True)
+        return tuple((s + 2 * p + end - span) // st + 1 for s, span, st, p, end in layout)
+
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ndim = len(self.stride)
         if ndim == 0:
@@ -88,6 +98,10 @@ class Convolution:
             self.groups,
             wanted,
         )
+        # On a CPU there is a gradient of the weight wherever there is one of the bias.
+        grad_x, grad_weight, grad_bias = (
+            g if want else None for g, want in zip((grad_x, grad_weight, grad_bias), wanted, strict=True)
+        )
         if grad_weight is not None and self.transposed:
             grad_weight = self._swap(grad_weight)
         if grad_x is not None and padded is not x:
@@ -116,9 +130,11 @@ class Contraction(NamedTuple):
         return self.convolution(expanded, self.weight, self.bias)
 
 
-def functions_first(weight: Tensor, channels: int) -> Tensor:
+def functions_first(weight: Tensor, channels: int, layout: torch.memory_format) -> Tensor:
     """A weight [O, channels * K, *kernel] with the functions before the channels: [O, K * channels, *kernel]."""
-    return weight.unflatten(1, (channels, -1)).transpose(1, 2).flatten(1, 2)
+    ordered = torch.empty_like(weight, memory_format=layout)
+    ordered.unflatten(1, (-1, channels)).copy_(weight.unflatten(1, (channels, -1)).transpose(1, 2))
+    return ordered
 
 
 def channels_first(weight: Tensor, channels: int) -> Tensor:

@@ -65,13 +65,16 @@ def memory_format(x: Tensor) -> torch.memory_format:
     return formats[x.ndim] if last else torch.contiguous_format
 
 
-def empty_expansion(x: Tensor, size: int, dtype: torch.dtype, groups: int | None = None) -> Tensor:
-    """An uninitialised expansion whose flattening to [N, C*K, *S] has the memory format of x.
+def inner_sizes(x: Tensor, size: int, groups: int | None) -> tuple[int, ...]:
+    """Channels and functions of an expansion: (C, K) or, with `groups`, (groups, K, C / groups)."""
+    channels = x.shape[1]
+    return (channels, size) if groups is None else (groups, size, channels // groups)
 
-    It is [N, C, K, *S] or, with `groups`, [N, groups, K, C / groups, *S].
-    """
-    batch, channels, *space = x.shape
-    inner = (channels, size) if groups is None else (groups, size, channels // groups)
+
+def empty_expansion(x: Tensor, size: int, dtype: torch.dtype, groups: int | None = None) -> Tensor:
+    """An uninitialised expansion [N, *inner_sizes, *S]; its flattening to [N, C*K, *S] has the memory format of x."""
+    batch, _, *space = x.shape
+    inner = inner_sizes(x, size, groups)
     if memory_format(x) == torch.contiguous_format:
         return torch.empty((batch, *inner, *space), dtype=dtype, device=x.device)
     last = torch.empty((batch, *space, *inner), dtype=dtype, device=x.device)

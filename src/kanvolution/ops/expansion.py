@@ -41,6 +41,7 @@ from kanvolution.ops.evaluation import (
     evaluate,
     evaluate_gradients,
     gradients,
+    inner_sizes,
     laid_out,
     memory_format,
     stack,
@@ -309,18 +310,27 @@ class _Operator:
         return _flat(evaluate(self.family.values, call, self.family._result_size(call)), call)
 
     def _inside(self, call: Call, into: Contraction) -> tuple[Call, Tensor]:
-        """The call and the weight in the layout that is fastest on x's device."""
+        """The call and the weight in the layout and order that are fastest on x's device.
+
+        Where channels lie next to each other in memory, functions come before the channels of a group: kernels and
+        loops over channels then write and read whole vectors. The order is seen nowhere else.
+        """
         weight, groups = into.weight, into.convolution.groups
         size = self.family._result_size(call)
         call = _laid_out(call, size, weight)
-        if call.x.device.type != "cpu" or call.backend == "triton" or call.x.numel() * size < weight.numel():
-            return call, weight
         width = call.x.shape[1] // groups
-        neighbours = call.x.ndim == 2 or memory_format(call.x) != torch.contiguous_format  # channels are, in memory
-        if width > 1 and neighbours:
-            # With functions first, a loop over channels writes and reads whole vectors.
-            return call._replace(groups=groups), functions_first(weight, width)
-        return call, weight
+        if call.backend == "triton":
+            from kanvolution.ops.triton import writes_functions_first
+
+            first = writes_functions_first(self.family.values, call, groups)
+        else:
+            large = call.x.device.type == "cpu" and call.x.numel() * size >= weight.numel()
+            neighbours = call.x.ndim == 2 or memory_format(call.x) != torch.contiguous_format
+            first = large and neighbours and width > 1
+        if not first:
+            return call, weight
+        layout = memory_format(call.x) if call.backend == "triton" else torch.contiguous_format
+        return call._replace(groups=groups), functions_first(weight, width, layout)
 
     def _fake_forward(self, *arguments: Any) -> Tensor:
         call, into = self.unpack(arguments)
@@ -380,7 +390,11 @@ class _Operator:
         grad = grad.contiguous(memory_format=memory_format(inside.x))
         size = self.family._result_size(call)
         # Without a gradient of the weight, the sizes of the expansion alone are needed.
-        expanded = self._expand(inside) if outer[0] else _flat(_empty(inside, size), inside)
+        expanded = (
+            self._expand(inside)
+            if outer[0]
+            else _flat(empty_expansion(inside.x, size, call.dtype, inside.groups), inside)
+        )
         found = convolution.gradients(grad, expanded, weight, (any(inner), *outer))
         del expanded
         grad_expanded, grad_weight, grad_bias = found
@@ -388,7 +402,7 @@ class _Operator:
             grad_weight = channels_first(grad_weight, call.x.shape[1] // inside.groups)
         results = [g.to(into.weight.dtype).contiguous() for g in (grad_weight, grad_bias) if g is not None]
         if grad_expanded is not None:
-            unflattened = grad_expanded.unflatten(1, _empty(inside, size).shape[1 : 3 + (inside.groups is not None)])
+            unflattened = grad_expanded.unflatten(1, inner_sizes(inside.x, size, inside.groups))
             targets = [t for t, want in zip(call.differentiable(), inner, strict=True) if want]
             for value, target in zip(evaluate_gradients(values, vjp, inside, unflattened, inner), targets, strict=True):
                 results.append(conform(value, target))
@@ -436,10 +450,6 @@ def _at(into: Contraction, dtype: torch.dtype) -> Contraction:
 def _laid_out(call: Call, size: int, weight: Tensor) -> Call:
     base_input = None if call.base_input is None else laid_out(call.base_input, size, weight)
     return call._replace(x=laid_out(call.x, size, weight), base_input=base_input)
-
-
-def _empty(call: Call, size: int) -> Tensor:
-    return empty_expansion(call.x, size, call.dtype, call.groups)
 
 
 def _flat(expanded: Tensor, call: Call) -> Tensor:
