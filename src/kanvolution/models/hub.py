@@ -70,7 +70,7 @@ def fetch(
 
 def shipped_names() -> list[str]:
     """Names of the trained networks inside of the package, sorted."""
-    return sorted(folder.name for folder in SHIPPED.iterdir() if folder.is_dir())
+    return sorted(config.parent.name for config in SHIPPED.glob("*/config.json"))
 
 
 def upload(
