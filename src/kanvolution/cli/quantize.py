@@ -50,6 +50,7 @@ def quantize(options: argparse.Namespace) -> int:
         raise ValueError(f"{options.report!r} is there already and is not overwritten; choose another name")
     run = load_run(find_checkpoint(options.run_folder, options.checkpoint))
     _, data, task = run_data("quantize", options.run_folder, run, options.overrides)
+    torch.manual_seed(0)  # of the augmentation
     random = torch.Generator().manual_seed(0)
     loader = DataLoader(data.train, min(64, options.calibration), shuffle=True, generator=random)
     count = -(-options.calibration // 64)

@@ -195,7 +195,9 @@ class OnnxRuntime:
                 per_channel=True,
                 activation_type=QuantType.QUInt8,
                 weight_type=QuantType.QInt8,
-                calibrate_method=CalibrationMethod.MinMax,
+                # Single values far out would make the steps of all others coarse.
+                calibrate_method=CalibrationMethod.Percentile,
+                extra_options={"CalibPercentile": 99.99},
             )
         stored = onnx.load(path)
         for node in stored.graph.node:  # where each came from, in many words
