@@ -2,13 +2,14 @@
 
     python benchmarks/kernels.py                    # -> benchmarks/results/kernels_gpu/kernels.{json,md}
     python benchmarks/kernels.py --shapes first --bases gram --dtypes bfloat16 --rounds 50
+    python benchmarks/kernels.py --shapes stem stage1 --bases wavelet_edge gram_rank2
 
 Contestants, for each basis and shape of layer (3x3, padding 1):
 
     roof       cuDNN's convolution of an expansion that is there already
     eager      ordinary operators for the functions, then cuDNN
-    expand     the fused expansion kernel, then cuDNN
-    implicit   expansion and convolution in one kernel
+    expand     the fused expansion kernel, then cuDNN; for per-edge wavelets, their own kernels
+    implicit   expansion and convolution in one kernel; not for per-edge wavelets and learned combinations
 
 Output and gradients of each are first compared with ordinary operators in float64; no time is reported of one that is
 wrong. Then they take turns. Times are of CUDA events, medians with quartiles. The thresholds between `expand` and
@@ -48,13 +49,18 @@ SHAPES = {
     "stage4": benchmark.Shape(512, 512, 7, 64),
 }
 
+# Layers of low rank over functions: the basis, and how many combinations are learned for each channel.
+RANKS = {"gram_rank2": ("gram", 2), "spline_rank1": ("spline", 1)}
+
 # Relative to the largest entry, beside float64: products of float32 are made of tf32 where cuDNN does so.
 TOLERANCES = {"float32": 3e-3, "bfloat16": 3e-2, "float16": 6e-3}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--bases", nargs="+", default=["gram", "spline", "chebyshev", "rbf", "wavelet"])
+    parser.add_argument(
+        "--bases", nargs="+", default=["gram", "spline", "chebyshev", "rbf", "wavelet", "wavelet_edge", *RANKS]
+    )
     parser.add_argument("--shapes", nargs="+", default=list(SHAPES), choices=SHAPES)
     parser.add_argument("--dtypes", nargs="+", default=["bfloat16", "float32"], choices=TOLERANCES)
     parser.add_argument("--rounds", type=int, default=30)
@@ -91,15 +97,13 @@ def measure(
     """The contestants' times in one case, in seconds; the roof first."""
     torch.manual_seed(0)
     kind = getattr(torch, dtype)
-    layer = kv.KANConv2d(shape.inputs, shape.outputs, 3, padding=1, basis=basis, device=device)
-    exact = kv.set_backend(kv.KANConv2d(shape.inputs, shape.outputs, 3, padding=1, basis=basis), "eager").double()
-    layer.to(kind)
+    layer = make(basis, shape).to(device, kind)
+    exact = kv.set_backend(make(basis, shape), "eager").double()
     exact.load_state_dict(layer.state_dict())
     x = torch.randn(shape.batch, shape.inputs, shape.size, shape.size, device=device, dtype=kind)
     x = x.contiguous(memory_format=layout).requires_grad_()
-    with torch.no_grad():
-        expanded = layer.basis(x[:1]).flatten(1, 2).expand(shape.batch, -1, -1, -1).contiguous(memory_format=layout)
-    expanded.requires_grad_()
+    expanded = torch.randn(shape.batch, layer.weight.shape[1], *x.shape[2:], device=device, dtype=kind)
+    expanded = expanded.contiguous(memory_format=layout).requires_grad_()
 
     def convolve() -> Tensor:
         return torch.nn.functional.conv2d(expanded, layer.weight, layer.bias, padding=1)
@@ -117,8 +121,9 @@ def measure(
         "roof": (convolve, [expanded, layer.weight], False),
         "eager": (own("eager", False), [x, *weights], False),
         "expand": (own("triton", False), [x, *weights], False),
-        "implicit": (own("triton", True), [x, *weights], True),
     }
+    if layer.basis.combines and not isinstance(layer.basis, kv.bases.MixedBasis):
+        contestants["implicit"] = (own("triton", True), [x, *weights], True)
     seed = torch.randn_like(convolve())
 
     def step(name: str) -> list[Tensor]:
@@ -150,11 +155,20 @@ def measure(
     return results
 
 
+def make(name: str, shape: benchmark.Shape) -> kv.KANConv2d:
+    """The layer of a basis, or of one of `RANKS`."""
+    basis: str | kv.Basis = name
+    if name in RANKS:
+        inner, rank = RANKS[name]
+        basis = kv.bases.MixedBasis(kv.create_basis(inner), rank, shape.inputs)
+    return kv.KANConv2d(shape.inputs, shape.outputs, 3, padding=1, basis=basis)
+
+
 def choose(implicit: bool) -> Any:
     """A context in which the implicit product is taken always or never."""
     from kanvolution.ops.triton.implicit_gemm import THRESHOLDS, Threshold
 
-    limit = Threshold(2**31, 0) if implicit else Threshold(0, 0)
+    limit = Threshold(2**31, 0, 0) if implicit else Threshold(0, 0)
     return mock.patch.dict(THRESHOLDS, dict.fromkeys(THRESHOLDS, limit))
 
 
@@ -208,12 +222,14 @@ def markdown(record: dict[str, Any]) -> str:
     out = [machine, "", "Times in units of the roof's.", ""]
     out.append("| shape | basis | dtype | roof forward (ms) | roof step (ms) | " + " | ".join(heads) + " |")
     out.append("|---|---|---|" + "--:|" * (2 + len(heads)))
-    results = record["results"]
-    for start in range(0, len(results), 1 + len(names)):
-        roof, *rest = results[start : start + 1 + len(names)]
-        cells = [roof["shape"], roof["basis"], roof["dtype"]]
-        cells += [f"{1e3 * roof[kind]['median']:.3f}" for kind in ("forward", "step")]
-        cells += [ratio(result, roof, kind) for kind in ("forward", "step") for result in rest]
+    cases: dict[tuple[str, ...], dict[str, Any]] = {}
+    for result in record["results"]:
+        cases.setdefault((result["shape"], result["basis"], result["dtype"]), {})[result["contestant"]] = result
+    for case, results in cases.items():
+        roof = results["roof"]
+        cells = [*case, *(f"{1e3 * roof[kind]['median']:.3f}" for kind in ("forward", "step"))]
+        for kind in ("forward", "step"):
+            cells += [ratio(results[name], roof, kind) if name in results else "" for name in names]
         out.append("| " + " | ".join(cells) + " |")
     return "\n".join(out) + "\n"
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from pathlib import Path
 
 import torch
@@ -27,14 +28,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="folder of a run")
     parser.add_argument("--name", required=True, help="of the result")
-    parser.add_argument("arguments", nargs="*", help="of kanvolution prune, after --")
-    options = parser.parse_args()
+    given = sys.argv[1:]
+    end = given.index("--") if "--" in given else len(given)
+    options, arguments = parser.parse_args(given[:end]), given[end + 1 :]
     file = RESULTS / f"{options.name}.json"
     if file.exists():
         print(f"{file.relative_to(ROOT)} is there already")
         return
     pruned = options.run.with_name(f"{options.run.name}_pruned")
-    if not (pruned / REPORT).is_file() and kanvolution(["prune", str(options.run), *options.arguments]):
+    if not (pruned / REPORT).is_file() and kanvolution(["prune", str(options.run), *arguments]):
         raise SystemExit(1)
     RESULTS.mkdir(parents=True, exist_ok=True)
     last = sorted(pruned.glob("step*"))[-1]
@@ -42,7 +44,7 @@ def main() -> None:
     write_json(
         file,
         {
-            "command": " ".join(["kanvolution prune RUN", *options.arguments]),
+            "command": " ".join(["kanvolution prune RUN", *arguments]),
             "model": read_config(options.run).model,
             **json.loads((pruned / REPORT).read_text()),
             "environment": {key: value for key, value in environment.items() if key != "command"},

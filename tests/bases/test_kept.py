@@ -83,6 +83,11 @@ def test_one_wavelet_for_each_edge_is_kept_without_its_base_function() -> None:
         kv.create_basis("wavelet_edge").kept((0,))
 
 
+def test_functions_cannot_be_added_where_some_were_left_out() -> None:
+    with pytest.raises(ValueError, match="functions of basis 'gram' were left out, so none can be added"):
+        kv.bases.extended(kv.create_basis("gram").kept((0, 2)), 1)
+
+
 @pytest.mark.parametrize("keep", [(), (1, 0), (0, 0), (-1,), (0, 5)])
 def test_numbers_that_are_not_there(keep) -> None:
     with pytest.raises(ValueError, match="increasing numbers of functions from 0 to 4"):

@@ -35,7 +35,7 @@ def golden(name: str) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
 
 
 def test_all_names_are_here() -> None:
-    names = {"KAN", "FastKAN", "KALN", "KACN", "KAGN", "WavKAN", "KAJN", "KABN", "ReLUKAN"}
+    names = {"KAN", "FastKAN", "KALN", "KACN", "KAGN", "BottleNeckKAGN", "WavKAN", "KAJN", "KABN", "ReLUKAN"}
     assert set(NETWORKS) == names == {case["class"] for case in CASES.values()}
     assert names <= set(tck.__all__)
 

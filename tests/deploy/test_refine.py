@@ -7,7 +7,7 @@ import torch
 
 import kanvolution as kv
 from kanvolution.cli import main
-from kanvolution.deploy import RangeCounter, fit_range, refine, refit
+from kanvolution.deploy import RangeCounter, divide_grids, fit_range, refine, refit
 from kanvolution.visualize.layers import layer_inputs
 from tests.tolerances import assert_close
 
@@ -105,11 +105,22 @@ def test_a_spline_is_unchanged_on_its_range_when_intervals_are_divided() -> None
     assert_close(refine(layer, grid_size=12).model(x).detach(), layer(x).detach(), 1e-7)
 
 
-def test_widening_the_grid_makes_a_divided_spline_exact_everywhere() -> None:
-    layer = perturbed(kv.KANLinear(3, 2, basis="spline", grid_size=4, spline_order=3, grid_range=(-2, 2)).double())
-    x = torch.linspace(-6, 6, 300, dtype=torch.float64).expand(3, -1).mT
-    finer = refine(layer, grid_size=14, grid_range=(-3.5, 3.5), layers=["KANLinear"]).model
-    assert_close(finer(x).detach(), layer(x).detach(), 1e-7)
+@pytest.mark.parametrize("order", [0, 1, 3])
+@pytest.mark.parametrize("parts", [2, 3])
+def test_dividing_the_intervals_changes_nothing_anywhere(order, parts) -> None:
+    options = {"grid_size": 4, "spline_order": order, "grid_range": (-2, 1)}
+    layer = perturbed(kv.KANLinear(3, 2, basis="spline", **options).double())
+    x = torch.linspace(-6, 6, 301, dtype=torch.float64).expand(3, -1).mT
+    assert_close(divide_grids(layer, parts).model(x).detach(), layer(x).detach(), 1e-7)
+
+
+def test_a_network_of_divided_splines_is_the_same(tmp_path) -> None:
+    model = network("spline", torch.float32)
+    finer = divide_grids(model, layers=["stages*"]).model
+    assert finer.stages[0].conv.basis.grid_size == 2 * 5 + 2 * 3 and finer.head.basis.grid_size == 5
+    assert_close(outputs(finer, images(torch.float32)), outputs(model, images(torch.float32)), 1e-5)
+    again = kv.from_pretrained(finer.save_pretrained(tmp_path / "finer"))
+    assert torch.equal(outputs(again, images(torch.float32)), outputs(finer, images(torch.float32)))
 
 
 @pytest.mark.parametrize("basis", NEAR)
@@ -213,6 +224,10 @@ def test_bad_values() -> None:
         refine(model, degree=-1)
     with pytest.raises(ValueError, match=r"base \(=None\) must stay 'silu'"):
         refine(model, base=None)
+    with pytest.raises(ValueError, match="no layer has a basis with intervals"):
+        divide_grids(model)
+    with pytest.raises(ValueError, match=r"parts \(=1\) must be >= 2"):
+        divide_grids(network("spline"), 1)
     with pytest.raises(ValueError, match="functions of its own for each output"):
         refine(network("wavelet_edge"), kind="dog")
     with pytest.raises(ValueError, match="no Kolmogorov-Arnold layer with functions"):
@@ -239,6 +254,6 @@ def test_command(tmp_path, capsys) -> None:
     config = json.loads((tmp_path / "fitted" / "config.json").read_text())
     assert "grid_range" in config["model"]["changes"]["stages.1.conv"]["basis"]
     assert main(["refine", str(run), "--output", str(tmp_path / "none")]) == 2
-    assert "say what to refine" in capsys.readouterr().err
+    assert "say one thing to refine" in capsys.readouterr().err
     assert main(["refine", str(run), "grid_size=ten", "--output", str(tmp_path / "none")]) == 2
     assert not (tmp_path / "none").exists()

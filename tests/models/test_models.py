@@ -393,6 +393,13 @@ def test_residual_blocks_start_as_their_shortcuts() -> None:
     assert (other(x) - torch.nn.functional.silu(x)).abs().max() > 0.1
 
 
+def test_widths_of_the_stem_and_inside_of_blocks() -> None:
+    model = make("resnet50", stem_width=32, inner_scale=2, width_scale=1 / 16)
+    first = model.stages[0][0]
+    assert first.shortcut.conv.in_channels == 2  # 32 / 16
+    assert [conv.conv.out_channels for conv in first.convs] == [8, 8, 16]
+
+
 @pytest.mark.parametrize("name", ["resnet18", "densenet121"])
 def test_stem_for_small_images(name: str) -> None:
     model = make(name, stem_kernel=3, stem_stride=1, stem_pool=False, features_only=True)

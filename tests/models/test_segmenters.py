@@ -10,6 +10,7 @@ from torch import nn
 
 import kanvolution as kv
 from kanvolution.models import Segmenter
+from kanvolution.models.attentions import GatedResidual
 from kanvolution.models.resnet import Residual
 from kanvolution.models.segmenter import DecoderStage, SegmentationHead
 from kanvolution.models.u2net import ResidualU
@@ -217,6 +218,26 @@ def test_blocks() -> None:
     assert [block.conv.out_channels for block in bottleneck] == [4, 4, 16] and bottleneck[1].conv.groups == 2
     dilated = ResidualU(nn.Conv2d, nn.Identity(), 2, 4, depth=3, dilated=True)
     assert [layer.dilation[0] for layer in (*dilated.down, *dilated.up)] == [1, 2, 4, 2, 1]
+
+
+@pytest.mark.parametrize("attention", ["self", "focal"])
+def test_attention_begins_the_stages_of_the_decoder(attention: str) -> None:
+    unet = make("plain", attention=attention)
+    kinds = {"self": kv.SelfAttention, "focal": GatedResidual}
+    assert all(isinstance(stage.body[0], kinds[attention]) for stage in unet.decoder)
+    assert [stage.body[1].conv.in_channels for stage in unet.decoder] == [24, 12]
+    assert unet(torch.randn(1, 1, 12, 9)).shape == (1, 2, 12, 9)
+    with pytest.raises(ValueError, match=r"unknown attention 'sel'\. Did you mean 'self'"):
+        make("plain", attention="sel")
+
+
+def test_corners_are_aligned() -> None:
+    x, skip = torch.randn(1, 2, 3, 4), torch.randn(1, 3, 6, 8)
+    joined = DecoderStage(nn.Identity(), align_corners=True)(x, skip)
+    assert_close(joined[:, :2], nn.UpsamplingBilinear2d(scale_factor=2)(x), 1e-6)
+    assert all(stage.align_corners for stage in make("plain", align_corners=True).decoder)
+    blocks = [m for m in make("u2net", align_corners=True).modules() if isinstance(m, ResidualU)]
+    assert len(blocks) == 5 and all(block.align_corners for block in blocks)
 
 
 def test_the_image_keeps_its_colours() -> None:

@@ -65,7 +65,7 @@ def test_info_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["info", "simple4", "conv=identity", "num_classes=10", "in_chans=1"]) == 0
     assert "390,890" in capsys.readouterr().out
     assert main(["info", "vgg11v4_gram_bottleneck.imagenet1k", "--size", "64"]) == 0
-    assert "brivangl/vgg_kagn_bn11_v4, top-1 68.5 %" in capsys.readouterr().out
+    assert "brivangl/vgg_kagn_bn11_v4, as stated there; top-1 68.50 %" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,17 @@ def make(name: str, form: str, mixed: bool = False) -> tuple[ops.Expansion, dict
 
 
 @convolutions
+def test_single_gradients_are_those_of_all(form: str) -> None:
+    """Of each tensor alone: what of the others is not wanted is not returned in its place."""
+    _, tensors, call = make("rbf", form)
+    every = torch.autograd.grad(call(*(t.requires_grad_() for t in tensors.values())).square().sum(), tensors.values())
+    for name, expected in zip(tensors, every, strict=True):
+        own = {n: t.detach().requires_grad_(n == name) for n, t in tensors.items()}
+        (found,) = torch.autograd.grad(call(*own.values()).square().sum(), own[name])
+        assert_close(found, expected)
+
+
+@convolutions
 @pytest.mark.parametrize("mixed", [False, True], ids=["full", "mixed"])
 @pytest.mark.parametrize("name", ["gram2", "spline5_3"])
 def test_derivatives_of_first_and_second_order(name: str, form: str, mixed: bool) -> None:

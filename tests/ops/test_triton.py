@@ -18,7 +18,8 @@ from kanvolution.ops import backends
 from kanvolution.ops.evaluation import Call
 from tests.ops.test_families import FAMILIES
 
-KERNELS = Path(__file__).with_name("test_triton_kernels.py")
+KERNELS = [Path(__file__).with_name(f"test_triton_{name}.py") for name in ("kernels", "edge_wavelet")]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("speed", ["fast", pytest.param("slow", marks=pytest.mark.slow)])
@@ -26,9 +27,9 @@ def test_the_kernels_agree_with_the_formulas_under_the_interpreter(speed: str) -
     """In a process of its own, since Triton asks for its interpreter once, when it is imported."""
     pytest.importorskip("triton")
     environment = {**os.environ, "TRITON_INTERPRET": "1"}
-    command = [sys.executable, "-m", "pytest", str(KERNELS), "-q", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", *map(str, KERNELS), "-q", "-p", "no:cacheprovider"]
     command += ["-m", "slow" if speed == "slow" else "not slow"]
-    done = subprocess.run(command, env=environment, cwd=KERNELS.parents[2], capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
 
 
@@ -189,17 +190,85 @@ def test_the_implicit_product_compiles_for_a_gpu(dtype: torch.dtype, monkeypatch
         assert kernel.metadata.shared <= 64 * 1024
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+def test_batches_of_all_sizes_have_the_same_kernels(
+    layout: torch.memory_format, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No constant of the compilation depends on the size of a batch or image."""
+    pytest.importorskip("triton")
+    from kanvolution.ops.triton import edge_wavelet, expand, implicit_gemm
+
+    recorders: list[Recorder] = []
+    for module in (expand, edge_wavelet, implicit_gemm):
+        for name in [name for name in vars(module) if name.endswith("_kernel")]:
+            recorders.append(Recorder(getattr(module, name)))
+            monkeypatch.setattr(module, name, recorders[-1])
+    convolution = ops.Convolution((1, 1), (1, 1), (1, 1))
+    constants = []
+    for shape in ((1, 16, 4, 4), (2, 16, 4, 4), (7, 16, 9, 5), (48, 16, 8, 16)):
+        x = torch.empty(shape).contiguous(memory_format=layout)
+        call = Call(x, None, None, (torch.rand(4),), (), "tanh", "silu", x.dtype, "triton")
+        into = ops.Contraction(convolution, torch.empty(8, 16 * 5, 3, 3), None)
+        for mix in (None, torch.empty(16, 2, 5)):
+            combined = call._replace(mix=mix)
+            y = expand.evaluate(ops.gram.values, combined, 5 if mix is None else 2)
+            expand.evaluate_gradients(ops.gram.values, combined, y, (True,) * (2 + (mix is not None)))
+        y = implicit_gemm.convolve(ops.gram.values, call, into, 5)
+        implicit_gemm.gradients(ops.gram.values, call, into, 5, y, (True, False, True, True))
+        call = call._replace(tensors=(torch.ones(8, 16), torch.ones(8, 16)), scalars=("dog",))
+        into = into._replace(weight=torch.empty(8, 16, 3, 3))
+        edge_wavelet.gradients(call, into, edge_wavelet.convolve(call, into), (True,) * 4)
+        constants.append([[launch[1] for launch in recorder.launches] for recorder in recorders])
+        for recorder in recorders:
+            recorder.launches.clear()
+    assert len(recorders) == 10 and all(constants[0])
+    assert all(found == constants[0] for found in constants)
+
+
+@pytest.mark.parametrize(
+    "kind", ["meyer", *(pytest.param(k, marks=pytest.mark.slow) for k in ops.WAVELETS if k != "meyer")]
+)
+def test_the_edge_wavelets_compile_for_a_gpu(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing that the compiler refuses, and little shared memory."""
+    pytest.importorskip("triton")
+    if backends.INTERPRETS_TRITON:
+        pytest.skip("the interpreter replaces the compiler")
+    from kanvolution.ops.triton import edge_wavelet
+
+    recorders = []
+    for name in ("values_kernel", "fold_kernel", "unfold_kernel", "data_kernel", "weight_kernel"):
+        recorders.append(Recorder(getattr(edge_wavelet, name)))
+        monkeypatch.setattr(edge_wavelet, name, recorders[-1])
+    x, scale, translation = torch.randn(2, 3, 8, 8).bfloat16(), torch.ones(4, 3), torch.zeros(4, 3)
+    call = Call(x, None, None, (scale, translation), (kind,), "identity", None, x.dtype, "triton")
+    convolution = ops.Convolution((1, 2), (1, 1), (1, 1))
+    into = ops.Contraction(convolution, torch.randn(4, 3, 3, 3).bfloat16(), None)
+    edge_wavelet.gradients(call, into, edge_wavelet.convolve(call, into), (True,) * 4)
+    for recorder in recorders:
+        (kernel,) = recorder.compile()
+        assert kernel.asm["cubin"]
+        assert kernel.metadata.shared <= 64 * 1024
+
+
 def test_the_implicit_product_is_for_many_positions_and_few_channels() -> None:
     pytest.importorskip("triton")
     from kanvolution.ops.triton.implicit_gemm import THRESHOLDS, takes
 
-    def ask(direction: str, *shape: int, transposed: bool = False, groups: int = 1, mix: bool = False) -> bool:
-        x = torch.empty(shape, device="meta")
+    def ask(
+        direction: str,
+        *shape: int,
+        transposed: bool = False,
+        groups: int = 1,
+        mix: bool = False,
+        o: int = 64,
+        step: int = 1,
+    ) -> bool:
+        x = torch.empty((*shape[:-1], shape[-1] * step), device="meta")[..., ::step]
         combined = torch.empty(shape[1], 2, 4, device="meta") if mix else None
         call = Call(x, None, combined, (), (3,), "tanh", None, torch.float32, "triton")
         ndim = x.ndim - 2
         layout = ((1,) * ndim, (1,) * ndim, (1,) * ndim, groups, transposed)
-        weight = torch.empty(8, shape[1] // groups * 4, *(3,) * ndim, device="meta")
+        weight = torch.empty(o, shape[1] // groups * 4, *(3,) * ndim, device="meta")
         return takes(direction, ops.legendre.values, call, ops.Contraction(ops.Convolution(*layout), weight, None))
 
     for direction, limit in THRESHOLDS.items():
@@ -209,6 +278,8 @@ def test_the_implicit_product_is_for_many_positions_and_few_channels() -> None:
         assert ask(direction, 1, 2 * few, side, side, groups=2)
         assert not ask(direction, 1, many, side, side)
         assert not ask(direction, 1, few, side, side - 1)
+        assert not ask(direction, 1, few, side, side, o=limit.outputs - 1)
+        assert not ask(direction, 1, few, side, side, step=2**20)  # offsets within a sample have 32 bits
         assert not ask(direction, 1, few, side, side, transposed=True)
         assert not ask(direction, 1, few, side * side)
         assert not ask(direction, 1, few, side, side, mix=True)
@@ -217,6 +288,6 @@ def test_the_implicit_product_is_for_many_positions_and_few_channels() -> None:
 def test_the_benchmark_of_the_kernels_refuses_to_run_without_a_gpu() -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    program = KERNELS.parents[2] / "benchmarks" / "kernels.py"
+    program = ROOT / "benchmarks" / "kernels.py"
     done = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, check=False)
     assert done.returncode == 2 and "finds no CUDA device here" in done.stderr

@@ -205,6 +205,21 @@ def test_combinations_are_no_expansion_and_no_ordinary_operators(monkeypatch: py
     assert all(p.grad is not None and p.grad.isfinite().all() for p in (x, *layer.parameters()))
 
 
+@pytest.mark.slow
+def test_offsets_beyond_32_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Channels 2^30 elements apart, in memory that is never touched in between."""
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", False)
+    x = torch.empty(2**31 + 8, dtype=torch.float16, device=DEVICE).as_strided((1, 3, 5), (2**31, 2**30, 1))
+    x.copy_(torch.linspace(-1, 1, 15).view(1, 3, 5))
+    monkeypatch.setattr(torch.utils.deterministic, "fill_uninitialized_memory", True)
+    for backend, results in (("triton", found := []), ("eager", expected := [])):
+        own = x.detach().requires_grad_()
+        y = ops.legendre(own, 3, base="silu", backend=backend)
+        results += [y, *torch.autograd.grad(y.float().square().sum(), own)]
+    for f, e in zip(found, expected, strict=True):
+        assert_close(f, e.float())
+
+
 def test_gradients_that_are_not_wanted() -> None:
     x = sample("rbf", 2, 3, 5).to(DEVICE)
     centers = torch.linspace(-1, 1, 4, device=DEVICE)
@@ -230,6 +245,13 @@ CONVOLUTIONS: dict[str, tuple[ops.Convolution, tuple[int, ...], int, tuple[int, 
     "groups_stride_dilation": (ops.Convolution((1, 2), (1, 0), (1, 2), groups=2), (2, 4, 7, 9), 6, (3, 2)),
     "strides": (ops.Convolution((2, 3), (3, 2), (2, 1)), (1, 3, 11, 8), 5, (3, 5)),
     "same": (ops.Convolution((1, 1), (0, 1), (1, 1), extra=(1, 0)), (2, 3, 5, 6), 4, (2, 3)),
+    "first_functions": (ops.Convolution((1, 2), (1, 1), (1, 1)), (2, 8, 4, 5), 3, (3, 2)),
+    "first_functions_3d": (
+        ops.Convolution((1, 1, 2), (0, 1, 0), (1, 1, 1), transposed=True, output_padding=(0, 0, 1)),
+        (1, 8, 2, 3, 2),
+        2,
+        (2, 1, 3),
+    ),
     "pointwise_wide": (ops.Convolution((1, 1), (0, 0), (1, 1)), (2, 37, 3, 5), 70, (1, 1)),
 }
 
@@ -240,10 +262,10 @@ def implicit(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     for name in implicit_gemm.THRESHOLDS:
-        monkeypatch.setitem(implicit_gemm.THRESHOLDS, name, implicit_gemm.Threshold(10**6, 0))
+        monkeypatch.setitem(implicit_gemm.THRESHOLDS, name, implicit_gemm.Threshold(10**6, 0, 0))
     if INTERPRETED:
         monkeypatch.setattr(implicit_gemm, "ROWS", 32)
-        monkeypatch.setattr(implicit_gemm, "PARTS", 3)
+        monkeypatch.setattr(implicit_gemm, "PROGRAMS", 10)
 
 
 def check_convolution(name: str, form: str, dtype: torch.dtype, options: Any, **layout: Any) -> None:
@@ -275,7 +297,7 @@ def check_convolution(name: str, form: str, dtype: torch.dtype, options: Any, **
     assert found[0].is_contiguous(**layout)
 
 
-@pytest.mark.parametrize("form", list(CONVOLUTIONS))
+@pytest.mark.parametrize("form", [form for form in CONVOLUTIONS if not form.startswith("first")])
 @pytest.mark.parametrize("name", ["gram2", "spline5_3"])
 def test_implicit_product_of_every_convolution(name: str, form: str, implicit: None) -> None:
     check_convolution(name, form, torch.float32, {"base": "silu", "input_map": "tanh"})
@@ -291,6 +313,51 @@ def test_implicit_product_of_every_family(name: str, implicit: None) -> None:
 def test_implicit_product_in_every_type_and_layout(dtype: torch.dtype, layout: Any, implicit: None) -> None:
     options = {"base": "silu", "keep": (0, 2, 3)}
     check_convolution("legendre7", "groups_stride_dilation", dtype, options, memory_format=layout)
+
+
+@pytest.mark.parametrize("form", ["first_functions", "first_functions_3d"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_expansions_ordered_by_functions(form: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For channels-last inputs, where they are what runs; the order is not seen outside."""
+    from kanvolution.ops.triton import functions_first
+
+    layout = torch.channels_last if form == "first_functions" else torch.channels_last_3d
+    orders = []
+    evaluate = functions_first.evaluate
+
+    def watched(*args: Any, **kwargs: Any) -> Tensor:
+        orders.append(evaluate(*args, **kwargs))
+        return orders[-1]
+
+    monkeypatch.setattr(functions_first, "evaluate", watched)
+    name, options = ("gram2", {"base": "silu"}) if dtype == torch.float32 else ("legendre7", {"keep": (0, 2, 3)})
+    check_convolution(name, form, dtype, options, memory_format=layout)
+    assert len(orders) == 2 and all(e.stride(1) == 1 and e.stride(2) == e.shape[1] for e in orders)
+
+
+def test_what_an_expansion_ordered_by_functions_does_not_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Contiguous inputs, groups, and channels that are no whole vectors take the other way."""
+    from kanvolution.ops.triton import functions_first
+
+    monkeypatch.setattr(functions_first, "convolve", None)
+    check_convolution("gram2", "first_functions", torch.float32, {})
+    for form in ("plain", "groups_stride_dilation"):
+        check_convolution("gram2", form, torch.float32, {}, memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("wanted", [("x",), ("weight",), ("mix", "bias")], ids=str)
+def test_an_expansion_ordered_by_functions_with_combinations_and_some_gradients(wanted: tuple[str, ...]) -> None:
+    tensors = {"x": torch.randn(2, 8, 4, 3).contiguous(memory_format=torch.channels_last), "mix": torch.randn(8, 2, 4)}
+    tensors |= {"weight": torch.randn(3, 2, 8, 2, 2).flatten(1, 2), "bias": torch.randn(3)}
+    results = []
+    for backend in ("triton", "eager"):
+        own = {name: t.to(DEVICE).requires_grad_(name in wanted) for name, t in tensors.items()}
+        into = ops.Contraction(ops.Convolution((2, 1), (1, 0), (1, 1)), own["weight"], own["bias"])
+        y = ops.legendre(own["x"], 3, mix=own["mix"], into=into, backend=backend)
+        results.append([y, *torch.autograd.grad(y.square().sum(), [own[name] for name in wanted])])
+    for actual, expected in zip(*results, strict=True):
+        assert_close(actual, expected, 1e-4)
+        assert actual.stride() == expected.stride()
 
 
 def test_implicit_product_is_what_runs(implicit: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -311,5 +378,14 @@ def test_the_benchmark_compares_before_it_times(monkeypatch: pytest.MonkeyPatch)
     results = program.measure("rbf", *arguments)
     assert [r["contestant"] for r in results] == ["roof", "eager", "expand", "implicit"]
     assert all(r["correct"] and r["step"]["median"] > 0 for r in results)
+    for basis in ("wavelet_edge", "gram_rank2"):
+        others = program.measure(basis, *arguments)
+        assert [r["contestant"] for r in others] == ["roof", "eager", "expand"]
+        assert all(r["correct"] for r in others)
+    case = {"basis": "rbf", "shape": "tiny", "dtype": "float32"}
+    record = {"machine": {}, "results": [{**case, **r} for r in results]}
+    record["results"] += [{**case, "basis": "gram_rank2", **r} for r in others]
+    *_, full, short = program.markdown(record).splitlines()
+    assert full.count("|") == short.count("|") and short.endswith("|  |")
     monkeypatch.setitem(program.TOLERANCES, "float32", 0.0)
     assert not any("step" in r for r in program.measure("rbf", *arguments)[1:])

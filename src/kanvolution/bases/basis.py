@@ -204,6 +204,14 @@ class Basis(nn.Module, ABC):
             "functions of another basis"
         )
 
+    def division(self, parts: int) -> dict[str, Any]:
+        """The options of the basis whose combinations have these functions, each interval of the grid in equal parts.
+
+        Raises:
+            ValueError: the functions are none of intervals.
+        """
+        raise ValueError(f"basis {self.name!r} has no intervals to divide (parts={parts}); spline has")
+
     def drop_base(self) -> None:
         """Do without the base function."""
         self.base = None

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from kanvolution.bases.basis import CONTEXT, Basis, check_keep
+from kanvolution.bases.basis import CONTEXT, Basis, Extension, check_keep
 
 
 class KeptFunctions(Basis):
@@ -52,6 +52,12 @@ class KeptFunctions(Basis):
         first = int(self.inner.base is not None) if options.get("base") is None else 0
         own = tuple(k - first for k in self.keep if k >= first)
         return self.inner.functions(x, keep=own if keep is None else tuple(own[k] for k in keep), **options)
+
+    def extension(self, count: int) -> Extension:
+        raise ValueError(
+            f"functions of basis {self.inner.name!r} were left out, so none can be added (count={count}); give the "
+            "layers the whole basis again (deploy.refine with another degree or grid)"
+        )
 
     def describe(self) -> dict[str, Any]:
         return {**self.inner.describe(), "keep": list(self.keep)}

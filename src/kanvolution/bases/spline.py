@@ -48,5 +48,13 @@ class Spline(Basis):
         options = {"grid_size": self.grid_size + 2 * count, "grid_range": [low - margin, high + margin]}
         return Extension({**self.options(), **options}, before=count)
 
+    def division(self, parts: int) -> dict[str, Any]:
+        # Outside of its range a spline falls to zero within spline_order intervals, which are smaller now.
+        low, high = self.grid_range
+        beyond = (integer_at_least("parts", parts, 2) - 1) * self.spline_order
+        margin = beyond * (high - low) / (self.grid_size * parts)
+        options = {"grid_size": self.grid_size * parts + 2 * beyond, "grid_range": [low - margin, high + margin]}
+        return {**self.options(), **options}
+
     def functions(self, x: Tensor, **options: Any) -> Tensor:
         return ops.spline(x, self.grid_size, self.spline_order, *self.grid_range, **options)

@@ -158,7 +158,7 @@ class EdgeWavelet(Basis):
         return ops.wavelet(rows.unsqueeze(0), scale, self.translation[edge].unsqueeze(1), self.kind, **options)[0]
 
     def contract(self, x: Tensor, weight: Tensor, bias: Tensor | None, convolution: Convolution) -> Tensor:
-        """The layer, output by output where no dropout acts on single functions; see `ops.edge_wavelet_convolution`."""
+        """The layer, by `ops.edge_wavelet_convolution` where no dropout acts on single functions."""
         size = self.size
         dtype = compute_dtype(x)
         own, seen = weight[:, size - 1 :: size], self.functions_input(x)

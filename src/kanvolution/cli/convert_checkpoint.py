@@ -38,9 +38,7 @@ def convert_checkpoint(options: argparse.Namespace) -> int:
     if options.model in PUBLISHED:
         if given or options.layers:
             raise ValueError(f"--model {options.model} has its own layers; leave --layers and --conv out")
-        model = create_model(
-            options.model, num_classes=PUBLISHED[options.model].num_classes, pretrained=options.checkpoint
-        ).eval()
+        model = create_model(options.model, pretrained=options.checkpoint).eval()
     else:
         model = convert_simple(options.checkpoint, layers=options.layers, model=options.model, **given)
     folder = save_pretrained(model, options.folder)

@@ -38,17 +38,19 @@ def info(options: argparse.Namespace) -> int:
     if isinstance(conv, dict):
         conv = ConvSpec(**conv)
     height, width = _size(options.size)
+    entry = PUBLISHED[options.model] if options.model in PUBLISHED else None  # noqa: SIM401 (a registry has no get)
+    in_chans = given.get("in_chans", 3 if entry is None else entry.in_chans)
     create = partial(create_model, options.model, conv, **given)
-    found = describe(create, (1, given.get("in_chans", 3), height, width))
+    found = describe(create, (1, in_chans, height, width))
     rows = [("layer", "type", "output", "parameters", "MFLOPs")]
     for layer in found.layers:
         shape = "x".join(map(str, layer.shape[1:]))
         rows.append((layer.name, layer.kind, shape, f"{layer.parameters:,}", f"{layer.flops / 1e6:,.2f}"))
     rows.append(("all", "", "", f"{found.parameters:,}", f"{found.flops / 1e6:,.2f}"))
     print(table(rows, right=(3, 4)))
-    if options.model in PUBLISHED:
-        entry = PUBLISHED[options.model]
-        print(f"published: {entry.repo}, top-1 {entry.top1} %, top-5 {entry.top5} % as stated there")
+    if entry is not None:
+        place = "with this package" if entry.ships else f"{entry.repo}, as stated there"
+        print(f"published: {place}; top-1 {entry.top1:.2f} %, top-5 {entry.top5:.2f} %")
     return 0
 
 

@@ -27,16 +27,19 @@ def models(options: argparse.Namespace) -> int:
     published = list_models(options.filter, pretrained=True)
     if not names and not published:
         raise ValueError(unknown_name("model", options.filter, [*list_models(), *list_models(pretrained=True)]))
-    shape = (1, 3, options.size, options.size)
     rows = [("model", "parameters", "GFLOPs", "top-1", "top-5")]
     for name in [*names, *published]:
-        conv = None if name in published else options.conv
-        found = describe(partial(create_model, name, conv), shape)
-        top1, top5 = (PUBLISHED[name].top1, PUBLISHED[name].top5) if name in published else (None, None)
-        rows.append((name, f"{found.parameters:,}", f"{found.flops / 1e9:.2f}", _percent(top1), _percent(top5)))
+        entry = PUBLISHED[name] if name in published else None
+        conv = options.conv if entry is None else None
+        in_chans, size = (3, None) if entry is None else (entry.in_chans, entry.image_size)
+        size = size or options.size
+        found = describe(partial(create_model, name, conv), (1, in_chans, size, size))
+        top1, top5 = (None, None) if entry is None else (entry.top1, entry.top5)
+        rows.append((name, f"{found.parameters:,}", f"{found.flops / 1e9:.3f}", _percent(top1), _percent(top5)))
     print(table(rows, right=(1, 2, 3, 4)))
     print(f"conv={options.conv}, {options.size}x{options.size} pixels, 3 channels, default classes. A name with a dot")
-    print("has published weights, and its own convolutions: create_model(name, pretrained=True).")
+    print("has published weights, its own convolutions, and may have images and classes of its own:")
+    print("create_model(name, pretrained=True).")
     return 0
 
 

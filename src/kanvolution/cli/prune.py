@@ -14,19 +14,22 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "overrides", nargs="*", metavar="KEY=VALUE", help="other data than the run's: data=NAME data.path=..."
     )
+    parser.add_argument(
+        "--by", choices=("channels", "functions"), default="channels", help="what is left out (channels)"
+    )
     parser.add_argument("--flops", type=float, default=0.5, metavar="SHARE", help="part of the operations kept (0.5)")
     parser.add_argument("--steps", type=int, default=2, metavar="N", help="times it is pruned (2)")
     parser.add_argument("--epochs", type=int, default=1, metavar="N", help="epochs trained after each (1)")
     parser.add_argument("--lr", type=float, default=1e-3, help="learning rate of that training (1e-3)")
     parser.add_argument("--batch-size", type=int, default=64, metavar="N", help="of that training (64)")
-    parser.add_argument("--images", type=int, default=512, metavar="N", help="images to measure channels on (512)")
-    parser.add_argument("--least", type=int, default=4, metavar="N", help="channels that each stage keeps (4)")
+    parser.add_argument("--images", type=int, default=512, metavar="N", help="images to measure on (512)")
+    parser.add_argument("--least", type=int, metavar="N", help="channels or functions that each layer keeps (4, 1)")
     parser.add_argument("--seed", type=int, default=0, help="of that training (0)")
     parser.add_argument("--output", metavar="DIR", help="a new folder for the runs of all steps (RUN_pruned)")
     add_import(parser)
 
 
-@register_command("prune", "make a saved run smaller: fewer channels, trained on", _arguments)
+@register_command("prune", "make a saved run smaller: fewer channels or functions, trained on", _arguments)
 def prune(options: argparse.Namespace) -> int:
     """Prune and train in steps, and print what every step cost and gained."""
     from pathlib import Path
@@ -45,6 +48,7 @@ def prune(options: argparse.Namespace) -> int:
         data,
         output,
         share=options.flops,
+        by=options.by,
         steps=options.steps,
         epochs=options.epochs,
         lr=options.lr,
@@ -56,12 +60,12 @@ def prune(options: argparse.Namespace) -> int:
         seed=options.seed,
     )
     metric = next(name for name in steps[0].metrics if name != "loss")
-    rows = [("channels", "parameters", "MFLOPs", "ms for 64", f"{metric}, cut", f"{metric}, trained")]
+    rows = [(options.by, "parameters", "MFLOPs", "ms for 64", f"{metric}, cut", f"{metric}, trained")]
     for step in steps:
         cut = None if step.cut is None else step.cut[metric]
         rows.append(
             (
-                "-".join(map(str, step.channels)),
+                "-".join(map(str, step.sizes.values())),
                 f"{step.parameters:,}",
                 f"{step.operations / 1e6:.2f}",
                 f"{step.latency_ms:.1f}",

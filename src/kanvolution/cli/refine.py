@@ -18,6 +18,9 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
         help="options of the basis that are to be others (grid_size=10, degree=5), or other data (data=NAME ...)",
     )
     parser.add_argument(
+        "--divide", type=int, metavar="N", help="divide each interval of splines into N; nothing changes"
+    )
+    parser.add_argument(
         "--fit-range", type=float, metavar="SHARE", help="fit each grid to all inputs but this share at either end"
     )
     parser.add_argument("--layer", action="append", metavar="NAME", help="a layer, or a pattern; all by default")
@@ -37,7 +40,7 @@ def refine(options: argparse.Namespace) -> int:
 
     from kanvolution.checks import integer_at_least
     from kanvolution.cli.run_data import run_data
-    from kanvolution.deploy.refine import RangeCounter, fit_range, refine
+    from kanvolution.deploy.refine import RangeCounter, divide_grids, fit_range, refine
     from kanvolution.train import Run, evaluate, load_run, save_run
     from kanvolution.train.run_folder import check_run_folder
 
@@ -45,8 +48,9 @@ def refine(options: argparse.Namespace) -> int:
         return setting.partition("=")[0].partition(".")[0] in ("data", "task")
 
     wanted = dict(_setting(setting) for setting in options.settings if not about_data(setting))
-    if bool(wanted) == (options.fit_range is not None):
-        raise ValueError("say what to refine: options of the basis (grid_size=10), or --fit-range 0.001, not both")
+    ways = [bool(wanted), options.divide is not None, options.fit_range is not None]
+    if sum(ways) != 1:
+        raise ValueError("say one thing to refine: options of the basis (degree=5), --divide 2, or --fit-range 0.001")
     folder = Path(options.run_folder)
     output = Path(options.output or folder.with_name(f"{folder.name}_refined"))
     check_run_folder(output)
@@ -60,6 +64,8 @@ def refine(options: argparse.Namespace) -> int:
     layers = options.layer or ["*"]
     if wanted:
         found = refine(run.model, images, layers=layers, **wanted)
+    elif options.divide is not None:
+        found = divide_grids(run.model, options.divide, layers=layers)
     else:
         ends = (options.fit_range, 1 - options.fit_range)
         found = fit_range(run.model, images, quantiles=ends, layers=layers)

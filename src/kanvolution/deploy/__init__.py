@@ -4,7 +4,7 @@ from kanvolution.deploy.adapt import Adapter, adapt, fingerprint, load_adapted, 
 from kanvolution.deploy.adapters import ADAPTERS, AdapterKind, adapter_kind, list_adapters, register_adapter
 from kanvolution.deploy.export import Export, export, list_formats, load_exported
 from kanvolution.deploy.loaded import Description, Loaded
-from kanvolution.deploy.prune import ChannelScores, channel_scores, prune_channels, prune_to
+from kanvolution.deploy.prune import contributions, prune_channels, prune_functions, prune_to
 from kanvolution.deploy.quantize import (
     Quantized,
     list_quantize_backends,
@@ -12,14 +12,13 @@ from kanvolution.deploy.quantize import (
     quantize,
 )
 from kanvolution.deploy.quantize_report import QuantizeReport, compare_quantized
-from kanvolution.deploy.refine import RangeCounter, Refined, RefinedLayer, fit_range, refine, refit
+from kanvolution.deploy.refine import RangeCounter, Refined, RefinedLayer, divide_grids, fit_range, refine, refit
 from kanvolution.deploy.unfused import unfused
 
 __all__ = [
     "ADAPTERS",
     "Adapter",
     "AdapterKind",
-    "ChannelScores",
     "Description",
     "Export",
     "Loaded",
@@ -30,8 +29,9 @@ __all__ = [
     "RefinedLayer",
     "adapt",
     "adapter_kind",
-    "channel_scores",
     "compare_quantized",
+    "contributions",
+    "divide_grids",
     "export",
     "fingerprint",
     "fit_range",
@@ -44,6 +44,7 @@ __all__ = [
     "load_exported",
     "load_quantized",
     "prune_channels",
+    "prune_functions",
     "prune_to",
     "quantize",
     "refine",

@@ -376,8 +376,8 @@ def load_base(source: str | Path) -> tuple[nn.Module, DataInfo | None]:
         ValueError: there is no such network, or it is damaged.
     """
     name = str(source)
-    if name in PUBLISHED:
-        return create_model(name, num_classes=PUBLISHED[name].num_classes, pretrained=True).eval(), None
+    if name in PUBLISHED and not PUBLISHED[name].ships:
+        return create_model(name, pretrained=True).eval(), None
     saved = read_config(fetch(source, (CONFIG, WEIGHTS)))
     network, _ = load_saved(saved)
     return network, None if saved.data is None else DataInfo.from_dict(saved.data)

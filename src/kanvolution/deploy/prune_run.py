@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from kanvolution.checks import integer_at_least
 from kanvolution.data import DataSets
-from kanvolution.deploy.prune import operations, prune_to
+from kanvolution.deploy.prune import UNITS, operations, prune_to
 from kanvolution.deploy.timing import in_turns
 from kanvolution.files import write_json
 from kanvolution.train import Run, TrainerConfig, evaluate, fit
@@ -31,7 +31,7 @@ class PruneStep:
     """A network on the way.
 
     Args:
-        channels: of each stage.
+        sizes: how many channels or functions each layer has that some can be left out of, by its name.
         parameters: number of them.
         operations: floating-point operations for one image.
         cut: metrics on the validation images before training went on; None for the network one begins with.
@@ -40,7 +40,7 @@ class PruneStep:
         folder: of the run, relative to the output folder; None for the network one begins with.
     """
 
-    channels: tuple[int, ...]
+    sizes: Mapping[str, int]
     parameters: int
     operations: int
     cut: Mapping[str, float | None] | None
@@ -55,12 +55,13 @@ def prune_run(
     output_dir: str | Path,
     *,
     share: float = 0.5,
+    by: str = "channels",
     steps: int = 2,
     epochs: int = 1,
     lr: float = 1e-3,
     batch_size: int = 64,
     images: int = 512,
-    least: int = 4,
+    least: int | None = None,
     task: str | Mapping[str, Any] = "classification",
     config: Mapping[str, Any] | None = None,
     seed: int = 0,
@@ -73,13 +74,14 @@ def prune_run(
         data: what it was trained on.
         output_dir: a new or empty folder. It gets a run folder for each step, "step1" and so on, and `pruning.json`.
         share: of the operations that is kept in the end, in (0, 1).
+        by: "channels" or "functions"; see `prune_to`.
         steps: how many times it is pruned.
         epochs: trained after each step.
         lr, batch_size: of that training (AdamW, a one-cycle schedule).
-        images: training images that channels are measured on.
+        images: training images to measure on.
         least: see `prune_to`.
         task: as in training.
-        config: the config of the run; saved with every step, with the channels of the smaller network.
+        config: the config of the run; saved with every step.
         seed: of that training.
         progress: what is told of it; None prints.
 
@@ -106,10 +108,10 @@ def prune_run(
     after = [before]
     full = operations(model, image)
     # All steps are planned on the first network: a share that cannot be reached is known before any training.
-    prune_to(model, batches, share, least=least)
+    prune_to(model, batches, share, by=by, least=least)
     for step in range(1, steps + 1):
         wanted = share ** (step / steps) * full / operations(model, image)
-        model = prune_to(model, batches, min(wanted, 1 - 1e-9), least=least)
+        model = prune_to(model, batches, min(wanted, 1 - 1e-9), by=by, least=least)
         folder = output / f"step{step}"
         cuts.append(evaluate(Run(folder, model, run.info, 0), data, task=task, device="cpu").metrics)
         result = fit(
@@ -122,7 +124,7 @@ def prune_run(
             seed=seed,
             output_dir=folder,
             name=f"step{step}",
-            config=_config_text(config, model, folder),
+            config=_config_text(config, folder),
             progress=progress,
         )
         model = model.cpu().eval()
@@ -133,7 +135,7 @@ def prune_run(
     times = in_turns({str(i): model.eval() for i, model in enumerate(models)}, x, repeats=9).values()
     found = [
         PruneStep(
-            tuple(_widths(model)),
+            UNITS[by].counts(model),
             sum(p.numel() for p in model.parameters()),
             operations(model, image),
             cut,
@@ -143,19 +145,16 @@ def prune_run(
         )
         for model, cut, metrics, milliseconds, folder in zip(models, cuts, after, times, folders, strict=True)
     ]
-    write_json(output / REPORT, {"share": share, "epochs": epochs, "lr": lr, "steps": [asdict(step) for step in found]})
+    write_json(
+        output / REPORT,
+        {"by": by, "share": share, "epochs": epochs, "lr": lr, "steps": [asdict(step) for step in found]},
+    )
     return found
 
 
-def _widths(model: nn.Module) -> list[int]:
-    stages: Any = model.stages
-    return [stage.conv.out_channels for stage in stages]
-
-
-def _config_text(config: Mapping[str, Any] | None, model: nn.Module, folder: Path) -> str | None:
+def _config_text(config: Mapping[str, Any] | None, folder: Path) -> str | None:
     if config is None:
         return None
     import yaml
 
-    options = {**config.get("model", {}), "channels": _widths(model), "width_scale": 1.0}
-    return yaml.safe_dump({**config, "model": options, "output_dir": str(folder)}, sort_keys=False)
+    return yaml.safe_dump({**config, "output_dir": str(folder)}, sort_keys=False)

@@ -20,6 +20,7 @@ from torch.utils.hooks import RemovableHandle
 from kanvolution.bases import BASES, Basis, KeptFunctions, MixedBasis, basis_from_description
 from kanvolution.bases.basis import option_names
 from kanvolution.bases.extended import take_over
+from kanvolution.checks import integer_at_least
 from kanvolution.layers.layer import KANLayer
 from kanvolution.layers.penalties import kan_layers
 from kanvolution.models.pretrained import record_changes
@@ -60,9 +61,10 @@ class Refined:
 def refine(model: nn.Module, data: Data | None = None, *, layers: Sequence[str] = ("*",), **options: Any) -> Refined:
     """A copy of a network or layer whose functions are given in bases with other options.
 
-    More functions (`grid_size`, `degree`, `num_wavelets`) leave the functions as they are, exactly for polynomials,
-    frequencies and wavelets, for splines on their range when the number of intervals is a multiple of the old one, and
-    nearly otherwise. Fewer functions, or another `grid_range`, give the nearest functions over the inputs of the data.
+    More functions (`degree`, `num_wavelets`, `grid_size`) leave the functions as they are, exactly for polynomials,
+    frequencies and wavelets, for splines on their range when the number of intervals is a multiple of the old one (see
+    `divide_grids` for all inputs), and nearly otherwise. Fewer functions, or another `grid_range`, give the nearest
+    functions over the inputs of the data.
 
     Args:
         model: a network or a layer. It is not changed.
@@ -103,6 +105,40 @@ def refine(model: nn.Module, data: Data | None = None, *, layers: Sequence[str] 
     if not wanted:
         raise ValueError(f"no layer has a basis with all of the options {', '.join(options)}; refine them one by one")
     return _refitted(model, data, wanted)
+
+
+def divide_grids(model: nn.Module, parts: int = 2, *, layers: Sequence[str] = ("*",)) -> Refined:
+    """A copy of a network that computes the same, the intervals of its splines each in equal parts.
+
+    Beside the parts, a grid gets further intervals at either end, (parts - 1) * spline_order, since the splines of a
+    finer grid fall to zero sooner outside of its range.
+
+    Args:
+        model: a network or a layer. It is not changed.
+        parts: of each interval, >= 2.
+        layers: names or shell patterns. Layers whose basis is no spline are left alone.
+
+    Raises:
+        ValueError: no layer with splines, or fewer than 2 parts.
+
+    Example:
+        >>> import torch, kanvolution as kv
+        >>> from kanvolution.deploy import divide_grids
+        >>> layer = kv.KANLinear(3, 2, basis="spline", grid_size=4, spline_order=3, grid_range=(-2, 2))
+        >>> finer = divide_grids(layer).model
+        >>> x = 3 * torch.randn(100, 3)
+        >>> finer.basis.grid_size, finer.basis.grid_range, torch.allclose(finer(x), layer(x), atol=1e-5)
+        (14, (-3.5, 3.5), True)
+    """
+    integer_at_least("parts", parts, 2)
+    wanted = {}
+    for name, layer in _layers(model, layers).items():
+        source = _source(layer.basis)
+        if type(_whole(source)).division is not Basis.division:
+            wanted[name] = {**_description(source), **_whole(source).division(parts)}
+    if not wanted:
+        raise ValueError("no layer has a basis with intervals that could be divided; spline has")
+    return _refitted(model, None, wanted)
 
 
 def fit_range(

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from kanvolution.bases import Basis, MixedBasis, resolve_basis, set_backend
 from kanvolution.checks import divisible, integer_at_least
@@ -76,8 +77,9 @@ class KANLayer(nn.Module):
             weight: [outputs, inputs of a group * K, *kernel].
 
         Raises:
-            ValueError: a weight of another shape.
+            ValueError: a weight of another shape, or an adapter on the layer's weight.
         """
+        check_unparametrized(self)
         inputs = self.weight.shape[1] // self.basis.size
         shape = (self.weight.shape[0], inputs * basis.size, *self.weight.shape[2:])
         if tuple(weight.shape) != shape:
@@ -97,6 +99,15 @@ class KANLayer(nn.Module):
     def _gain(self) -> float:
         """By how much the weights are larger than inputs * taps terms would have them."""
         return 1.0
+
+
+def check_unparametrized(layer: nn.Module) -> None:
+    """Raises ValueError for a layer whose parameters are computed from others, as by an adapter."""
+    if parametrize.is_parametrized(layer):
+        raise ValueError(
+            f"parameters of this {type(layer).__name__} are computed from others; merge the adapter, or remove the "
+            "parametrization, before the layer is changed"
+        )
 
 
 def _attachable(basis: Basis) -> Basis:

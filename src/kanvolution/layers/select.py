@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from kanvolution.bases import Basis
-from kanvolution.layers.layer import KANImageLayer, KANLayer
+from kanvolution.layers.layer import KANImageLayer, KANLayer, check_unparametrized
 from kanvolution.layers.linear import KANLinear
 
 
@@ -91,7 +91,7 @@ def select_channels(module: nn.Module, *, inputs: Tensor | None = None, outputs:
 
     Raises:
         TypeError: no such layer.
-        ValueError: channels that are not there, or a layer whose channels belong together.
+        ValueError: channels that are not there, a layer whose channels belong together, or one with an adapter.
 
     Example:
         >>> import torch, kanvolution as kv
@@ -104,6 +104,7 @@ def select_channels(module: nn.Module, *, inputs: Tensor | None = None, outputs:
     layout = channels_of(module)
     if layout is None:
         raise TypeError(f"a {type(module).__name__} is no layer with channels to choose from")
+    check_unparametrized(module)
     reason = fixed_because(module)
     if reason is not None:
         raise ValueError(f"the channels of a {type(module).__name__} belong together: it {reason}")

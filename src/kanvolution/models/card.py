@@ -24,6 +24,7 @@ def model_card(
     source: str,
     data: Mapping[str, Any] | None = None,
     metadata: Mapping[str, Any] | None = None,
+    metrics: Mapping[str, float] | None = None,
 ) -> str:
     """The text of a model card: what the model is, its size and config, and a program that uses it.
 
@@ -33,6 +34,7 @@ def model_card(
         source: folder or repository that the program loads.
         data: the description of the data it was trained on, if any (`DataInfo.to_dict`).
         metadata: further entries of the front matter, such as license or datasets.
+        metrics: what it reached on the validation images, as shares of 1.
     """
     from huggingface_hub import ModelCardData
 
@@ -51,6 +53,7 @@ def model_card(
         "Input": _input_words(config, data),
         "Output": _output_words(model, config),
         "Data": data and data.get("name"),
+        "Measured": ", ".join(f"{key} {100 * value:.2f} %" for key, value in (metrics or {}).items()),
     }
     rows = [f"| {key} | {value} |" for key, value in facts.items() if value]
     description = (inspect.getdoc(type(model)) or "").partition("\n\n")[0]
@@ -87,9 +90,11 @@ def model_card(
 
 
 def _convolutions(config: Mapping[str, Any]) -> str | None:
-    conv = config.get("conv")
+    if "conv" not in config:
+        return f"layers of basis `{config['basis']}`" if "basis" in config else None
+    conv = config["conv"]
     if conv is None:
-        return f"layers of basis `{config['basis']}`" if "basis" in config else "a factory that is not in the config"
+        return "a factory that is not in the config"
     structure = conv.get("structure")
     return f"basis `{conv['basis']}`" + (f", structure `{structure['name']}`" if structure else "")
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from kanvolution.checks import integer_at_least
 from kanvolution.layers.spec import ConvFactory
 from kanvolution.models.factories import StageConvs, convs_of_stages, first_conv, scaled
+from kanvolution.models.heads import MakeHead
 from kanvolution.models.network import Classifier, FeatureInfo
 from kanvolution.models.registry import register_model
 from kanvolution.models.stem import make_stem
@@ -87,7 +88,7 @@ class DenseNet(Classifier):
         stem_pool: whether a max pooling of stride 2 follows it.
         last_transition: whether a transition follows the last block, too.
         drop_rate: dropout before the head and after its hidden layers.
-        head: name of the head, see `HEADS`.
+        head: name of the head, see `HEADS`, or (features, num_classes) -> module.
         head_width: features of the head's hidden layers; None for its own.
 
     Shape:
@@ -118,7 +119,7 @@ class DenseNet(Classifier):
         stem_pool: bool = True,
         last_transition: bool = False,
         drop_rate: float = 0.0,
-        head: str = "linear",
+        head: str | MakeHead = "linear",
         head_width: int | None = None,
     ) -> None:
         super().__init__(conv, drop_rate=drop_rate, head=head, head_width=head_width)

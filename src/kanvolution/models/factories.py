@@ -22,8 +22,13 @@ def scaled(channels: int, width_scale: float) -> int:
 
 
 def first_conv(conv: ConvFactory) -> ConvFactory:
-    """The factory of the layer that sees the image: without dropout, which would drop whole colours."""
-    return replace(conv, dropout=0.0) if isinstance(conv, ConvSpec) else conv
+    """The factory of layers without dropout: of the one that sees the image, where it would drop whole colours.
+
+    A factory of one's own names it as its attribute `first`, or makes such layers as all others.
+    """
+    if isinstance(conv, ConvSpec):
+        return replace(conv, dropout=0.0)
+    return getattr(conv, "first", None) or conv
 
 
 def without_activation(conv: ConvFactory) -> tuple[ConvFactory, Callable[[], nn.Module]]:

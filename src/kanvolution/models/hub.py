@@ -6,6 +6,9 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+SHIPPED = Path(__file__).parent / "shipped"
+"""Folder of the trained networks inside of the package: a folder of a saved model for each name."""
+
 _REPO_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
 
 
@@ -19,11 +22,11 @@ def fetch(
     local_files_only: bool = False,
     force_download: bool = False,
 ) -> Path:
-    """A local folder that holds `files`: `source` itself, or the cached copy of a repository of the hub.
+    """A local folder that holds `files`: `source` itself, one of the package, or the cached copy of a repository.
 
     Args:
-        source: a folder, or the id of a repository ("user/name"). A folder comes first; where there is a folder "user"
-            here, "user/name" is a path.
+        source: a folder, the name of a network that ships with the package, or the id of a repository of the hub
+            ("user/name"). A folder comes first; where there is a folder "user" here, "user/name" is a path.
         files: names of the files that are needed; nothing else is downloaded.
         revision: branch, tag or commit of the repository; None for its main branch.
         cache_dir: where downloads are kept; None for the hub's own place (the environment variable HF_HOME moves it).
@@ -41,6 +44,8 @@ def fetch(
             raise ValueError(f"revision (={revision!r}) needs a repository of the hub, and {str(source)!r} is a folder")
         return _complete(folder, files)
     repo_id = str(source)
+    if repo_id in shipped_names():
+        return SHIPPED / repo_id
     if not _REPO_ID.fullmatch(repo_id) or folder.parent.is_dir():
         raise ValueError(f"there is no folder {repo_id!r}; name one, or a repository of the hub as 'user/name'")
     import huggingface_hub
@@ -61,6 +66,11 @@ def fetch(
             f"{_reason(error)} {_by_hand(repo_id, revision, files)}"
         ) from error
     return _complete(Path(found), files, _by_hand(repo_id, revision, files))
+
+
+def shipped_names() -> list[str]:
+    """Names of the trained networks inside of the package, sorted."""
+    return sorted(config.parent.name for config in SHIPPED.glob("*/config.json"))
 
 
 def upload(

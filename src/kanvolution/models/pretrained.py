@@ -22,7 +22,7 @@ from kanvolution.models.changes import apply_changes, changes_between
 from kanvolution.models.hub import fetch, upload
 from kanvolution.models.kan import KAN
 from kanvolution.models.registry import create_model
-from kanvolution.models.weights import WEIGHTS, load_weights, read_weights, write_weights
+from kanvolution.models.weights import WEIGHTS, load_weights, network_dtype, read_weights, rounded, write_weights
 from kanvolution.registry import Registry
 
 CONFIG = "config.json"
@@ -32,6 +32,14 @@ _FILES = (CONFIG, WEIGHTS, CARD)
 NETWORKS: Registry[Callable[..., nn.Module]] = Registry("class of a saved network")
 """Constructors of networks that are not made by `create_model`; a config names them by its entry "class"."""
 NETWORKS.register("KAN")(KAN)
+
+
+@NETWORKS.register("torch_conv_kan")
+def _torch_conv_kan(**options: Any) -> nn.Module:
+    """A network by its name in torch-conv-kan; the names are known to the floor above."""
+    from kanvolution.compat.torch_conv_kan.models import from_config
+
+    return from_config(**options)
 
 
 class _Described(Protocol):
@@ -55,6 +63,8 @@ def save_pretrained(
     overwrite: bool = False,
     repo_id: str | None = None,
     metadata: Mapping[str, Any] | None = None,
+    metrics: Mapping[str, float] | None = None,
+    weights_dtype: torch.dtype | None = None,
 ) -> Path:
     """Save a network of `create_model`, or a `KAN`, so that `from_pretrained` makes it again.
 
@@ -69,6 +79,10 @@ def save_pretrained(
         overwrite: replace what an earlier call wrote. A folder with anything else in it is never touched.
         repo_id: what the program on the model card loads; by default the folder's name.
         metadata: further entries for the head of the model card, such as `license` or `datasets`.
+        metrics: what it reached on the validation images, as shares of 1 (`{"top1": 0.99}`): for `config.json` and the
+            model card.
+        weights_dtype: a type to round the weights of convolutions and linear layers to in the file, such as
+            `torch.bfloat16`, which halves it. The network is loaded in the type that it has now.
 
     Returns:
         The folder.
@@ -96,10 +110,12 @@ def save_pretrained(
         )
     check_config(model, config)
     described = _plain_data(data)
-    card = model_card(model, config, source=repo_id or folder.resolve().name, data=described, metadata=metadata)
+    source = repo_id or folder.resolve().name
+    card = model_card(model, config, source=source, data=described, metadata=metadata, metrics=metrics)
+    state, facts = rounded(model.state_dict(), weights_dtype)
     folder.mkdir(parents=True, exist_ok=True)
-    write_weights(folder / WEIGHTS, model.state_dict())
-    write_config(folder, model, described)
+    write_weights(folder / WEIGHTS, state, facts)
+    write_config(folder, model, described, metrics)
     write_text(folder / CARD, card)
     return folder
 
@@ -198,11 +214,14 @@ def model_config(model: nn.Module) -> dict[str, Any] | None:
     return {str(key): _plain(key, value) for key, value in config.items()}
 
 
-def write_config(folder: Path, model: nn.Module, data: Mapping[str, Any] | None) -> None:
-    """Write `config.json`: the package's version, the network's config (null for one made by hand), and the data."""
+def write_config(
+    folder: Path, model: nn.Module, data: Mapping[str, Any] | None, metrics: Mapping[str, float] | None = None
+) -> None:
+    """Write `config.json`: version of the package, config of the network (null for one made by hand), data, metrics."""
     from kanvolution import __version__
 
-    write_json(folder / CONFIG, {"kanvolution": __version__, "model": model_config(model), "data": data})
+    measured = {} if metrics is None else {"metrics": dict(metrics)}
+    write_json(folder / CONFIG, {"kanvolution": __version__, "model": model_config(model), "data": data, **measured})
 
 
 def read_config(folder: Path) -> SavedConfig:
@@ -233,9 +252,9 @@ def load_saved(
     elif conv is not None:
         raise ValueError("conv goes into the network that the config makes; give model or conv, not both")
     state, metadata = read_weights(path)
-    types = {value.dtype for value in state.values() if value.is_floating_point()}
-    if len(types) == 1:
-        model = model.to(types.pop())
+    dtype = network_dtype(state, metadata)
+    if dtype is not None:
+        model = model.to(dtype)
     load_weights(model, state, source=repr(str(path)))
     return model.eval(), metadata
 

@@ -37,8 +37,8 @@ def create_model(
     name: str,
     conv: str | Mapping[str, Any] | ConvFactory | None = None,
     *,
-    num_classes: int = 1000,
-    in_chans: int = 3,
+    num_classes: int | None = None,
+    in_chans: int | None = None,
     pretrained: bool | str | Path = False,
     features_only: bool = False,
     out_indices: Sequence[int] | None = None,
@@ -51,10 +51,10 @@ def create_model(
         name: see `list_models()`; or a name of published weights, see `list_models(pretrained=True)`.
         conv: name of a basis, a `ConvSpec`, its dictionary, or any callable with nn.Conv's arguments; None for "gram",
             or for the convolutions of the published weights.
-        num_classes: number of outputs; 0 leaves the head out.
-        in_chans: channels of the input.
-        pretrained: load the published weights of that name: from the Hugging Face Hub (True), or from a folder with the
-            files of their repository. Other `num_classes` than theirs get a new head.
+        num_classes: number of outputs; 0 leaves the head out. None for 1000, or as many as the published weights have.
+        in_chans: channels of the input. None for 3, or those of the published weights.
+        pretrained: load the published weights of that name: those of the package or of the Hugging Face Hub (True), or
+            from a folder with the files of their repository. Other `num_classes` than theirs get a new head.
         features_only: make a `FeatureMaps` of the network: its output is the list of its stages' maps.
         out_indices: which of them; None for all. Only with `features_only`.
         changes: layers with other channels or another basis than the model gives them, as pruning and refining leave
@@ -78,10 +78,13 @@ def create_model(
     published: Published | None = None
     if name in PUBLISHED:
         published = PUBLISHED[name]
-        if conv is not None or (pretrained and in_chans != 3):
+        num_classes = published.num_classes if num_classes is None else num_classes
+        in_chans = published.in_chans if in_chans is None else in_chans
+        if conv is not None or (pretrained and in_chans != published.in_chans):
             raise ValueError(
-                f"{name!r} has its own convolutions and 3 channels: conv (={conv!r}) must be None, and in_chans "
-                f"(={in_chans}) 3; without the weights, use create_model({published.architecture!r}, ...)"
+                f"{name!r} has its own convolutions and {published.in_chans} channels: conv (={conv!r}) must be None, "
+                f"and in_chans (={in_chans}) {published.in_chans}; without the weights, use "
+                f"create_model({published.architecture!r}, ...)"
             )
         name, conv, options = published.architecture, published.conv, {**published.options, **options}
     elif pretrained:
@@ -93,8 +96,8 @@ def create_model(
     for option in options:
         if option not in known:
             raise ValueError(unknown_name(f"option of model {name!r}", option, known or ["(none)"]))
-    integer_at_least("num_classes", num_classes, 0)
-    integer_at_least("in_chans", in_chans, 1)
+    num_classes = integer_at_least("num_classes", 1000 if num_classes is None else num_classes, 0)
+    in_chans = integer_at_least("in_chans", 3 if in_chans is None else in_chans, 1)
     if out_indices is not None and not features_only:
         raise ValueError(f"out_indices (={list(out_indices)}) needs features_only=True")
     factory = resolve_conv("gram" if conv is None else conv)

@@ -9,8 +9,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from kanvolution.checks import integer_at_least
 from kanvolution.layers.spec import ConvFactory
 from kanvolution.models.factories import StageConvs, convs_of_stages, scaled, without_activation
+from kanvolution.models.heads import MakeHead
 from kanvolution.models.network import Classifier, FeatureInfo, check_choice
 from kanvolution.models.registry import register_model
 from kanvolution.models.stem import make_stem
@@ -44,6 +46,7 @@ class Residual(nn.Module):
         channels: channels of the convolutions but for the last, which has `block.expansion` times as many.
         stride: of the block.
         groups: of the 3x3 convolutions.
+        inner_scale: factor of the channels of all convolutions but the last.
 
     Shape:
         input [N, in_channels, H, W]; output [N, channels * expansion, H / stride, W / stride], rounded up.
@@ -52,12 +55,19 @@ class Residual(nn.Module):
     """
 
     def __init__(
-        self, conv: ConvFactory, block: Block, in_channels: int, channels: int, stride: int = 1, groups: int = 1
+        self,
+        conv: ConvFactory,
+        block: Block,
+        in_channels: int,
+        channels: int,
+        stride: int = 1,
+        groups: int = 1,
+        inner_scale: float = 1.0,
     ) -> None:
         super().__init__()
         last_conv, activation = without_activation(conv)
         outputs = channels * block.expansion
-        widths = [in_channels, *[channels] * (len(block.kernels) - 1), outputs]
+        widths = [in_channels, *[scaled(channels, inner_scale)] * (len(block.kernels) - 1), outputs]
         striding = block.kernels.index(3)
         self.convs = nn.Sequential()
         for i, kernel in enumerate(block.kernels):
@@ -99,13 +109,16 @@ class ResNet(Classifier):
         widths: channels of each stage; a bottleneck's output has four times as many.
         width_scale: factor of all channels.
         groups: groups of the 3x3 convolutions in blocks.
+        inner_scale: factor of the channels of the convolutions in a block but the last, as in wide and in grouped
+            residual networks.
         stage_convs: a conv factory for each stage where it differs (experts in the last one, say), None for `conv`.
-        stem_kernel: kernel of the first convolution, odd.
+        stem_width: channels of the first convolution, None for `widths[0]`.
+        stem_kernel: its kernel, odd.
         stem_stride: its stride.
         stem_pool: whether a max pooling of stride 2 follows it.
         zero_init_last: whether blocks start as their shortcuts, the last norm's gain being zero.
         drop_rate: dropout before the head and after its hidden layers.
-        head: name of the head, see `HEADS`.
+        head: name of the head, see `HEADS`, or (features, num_classes) -> module.
         head_width: features of the head's hidden layers; None for its own.
 
     Shape:
@@ -128,13 +141,15 @@ class ResNet(Classifier):
         widths: Sequence[int] = (64, 128, 256, 512),
         width_scale: float = 1.0,
         groups: int = 1,
+        inner_scale: float = 1.0,
         stage_convs: StageConvs | None = None,
+        stem_width: int | None = None,
         stem_kernel: int = 7,
         stem_stride: int = 2,
         stem_pool: bool = True,
         zero_init_last: bool = True,
         drop_rate: float = 0.0,
-        head: str = "linear",
+        head: str | MakeHead = "linear",
         head_width: int | None = None,
     ) -> None:
         super().__init__(conv, drop_rate=drop_rate, head=head, head_width=head_width)
@@ -142,7 +157,7 @@ class ResNet(Classifier):
         if len(layers) != len(widths) or not layers or min(layers) < 1:
             raise ValueError(f"layers (={list(layers)}) and widths (={list(widths)}) must have one entry >= 1 a stage")
         plan = BLOCKS[block]
-        width = scaled(widths[0], width_scale)
+        width = scaled(widths[0] if stem_width is None else integer_at_least("stem_width", stem_width, 1), width_scale)
         self.stem, reduction = make_stem(self.conv, in_chans, width, stem_kernel, stem_stride, stem_pool)
         self.stages = nn.ModuleList()
         info = []
@@ -152,7 +167,7 @@ class ResNet(Classifier):
             channels = scaled(channels, width_scale)
             for j in range(count):
                 stride = 2 if i and not j else 1
-                stage.append(Residual(factory, plan, width, channels, stride, groups))
+                stage.append(Residual(factory, plan, width, channels, stride, groups, inner_scale))
                 width = channels * plan.expansion
             self.stages.append(stage)
             info.append(FeatureInfo(f"stages.{i}", width, reduction * 2**i))

@@ -104,16 +104,18 @@ class DecoderStage(nn.Module):
         body: takes the channels of both.
         upsample: a module that doubles the size of the coarse map, or None to interpolate. Rows and columns beyond the
             skip's are cut off.
+        align_corners: see `resize`.
     """
 
-    def __init__(self, body: nn.Module, upsample: nn.Module | None = None) -> None:
+    def __init__(self, body: nn.Module, upsample: nn.Module | None = None, align_corners: bool = False) -> None:
         super().__init__()
         self.upsample = upsample
+        self.align_corners = align_corners
         self.body = body
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         height, width = skip.shape[2:]
-        x = resize(x, skip) if self.upsample is None else self.upsample(x)[..., :height, :width]
+        x = resize(x, skip, self.align_corners) if self.upsample is None else self.upsample(x)[..., :height, :width]
         return self.body(torch.cat([x, skip], dim=1))
 
 
@@ -156,11 +158,14 @@ class SegmentationHead(nn.Module):
         return outputs if deep else outputs[0]
 
 
-def resize(x: Tensor, like: Tensor) -> Tensor:
-    """x interpolated bilinearly to the height and width of `like`."""
+def resize(x: Tensor, like: Tensor, align_corners: bool = False) -> Tensor:
+    """x interpolated bilinearly to the height and width of `like`.
+
+    With `align_corners` the centres of the corner pixels keep their values, else pixels are taken as areas.
+    """
     if x.shape[2:] == like.shape[2:]:
         return x
-    return F.interpolate(x, size=like.shape[2:], mode="bilinear", align_corners=False)
+    return F.interpolate(x, size=like.shape[2:], mode="bilinear", align_corners=align_corners)
 
 
 def predicted_mask(output: Any) -> Tensor:

@@ -11,6 +11,7 @@ from torch import nn
 
 from kanvolution.layers.spec import ConvFactory
 from kanvolution.models.factories import first_conv, scaled
+from kanvolution.models.heads import MakeHead
 from kanvolution.models.network import Classifier, FeatureInfo
 from kanvolution.models.registry import register_model
 
@@ -27,7 +28,7 @@ class SimpleNet(Classifier):
         width_scale: factor of all channels.
         groups: groups of every layer but the first.
         drop_rate: dropout before the head and after its hidden layers.
-        head: name of the head, see `HEADS`.
+        head: name of the head, see `HEADS`, or (features, num_classes) -> module.
         head_width: features of the head's hidden layers; None for its own.
 
     Shape:
@@ -48,7 +49,7 @@ class SimpleNet(Classifier):
         width_scale: float = 1.0,
         groups: int = 1,
         drop_rate: float = 0.0,
-        head: str = "linear",
+        head: str | MakeHead = "linear",
         head_width: int | None = None,
     ) -> None:
         super().__init__(conv, drop_rate=drop_rate, head=head, head_width=head_width)

@@ -35,6 +35,7 @@ class U2Net(Segmenter):
         dilated: number of levels whose blocks dilate, from the lowest.
         width_scale: factor of all channels.
         groups: groups of every convolution but the first.
+        align_corners: how the blocks resize their maps inside; see `segmenter.resize`.
         deep_supervision: give side outputs in training; see `Segmenter`.
         drop_rate: dropout of whole channels before the head.
 
@@ -69,6 +70,7 @@ class U2Net(Segmenter):
         dilated: int = 2,
         width_scale: float = 1.0,
         groups: int = 1,
+        align_corners: bool = False,
         deep_supervision: bool = False,
         drop_rate: float = 0.0,
     ) -> None:
@@ -90,7 +92,8 @@ class U2Net(Segmenter):
             return self.conv(inputs, outputs, 3, padding=1, groups=groups)
 
         def block(level: int, first: nn.Module, middle: int, outputs: int) -> nn.Module:
-            return ResidualU(self.conv, first, middle, outputs, depths[level], level >= levels - dilated, groups)
+            dilates = level >= levels - dilated
+            return ResidualU(self.conv, first, middle, outputs, depths[level], dilates, groups, align_corners)
 
         stem = first_conv(self.conv)(in_chans, outer[0], 3, padding=1)
         self.encoder = nn.ModuleList([block(0, stem, inner[0], outer[0])])
@@ -122,6 +125,7 @@ class ResidualU(nn.Module):
         depth: convolutions down, at least 2.
         dilated: dilate instead of pooling.
         groups: groups of the convolutions of U.
+        align_corners: how maps are resized; see `segmenter.resize`.
 
     Source: Qin et al., "U2-Net", arXiv 2005.09007, section 3.1 (RSU-L and RSU-4F).
     """
@@ -135,6 +139,7 @@ class ResidualU(nn.Module):
         depth: int,
         dilated: bool = False,
         groups: int = 1,
+        align_corners: bool = False,
     ) -> None:
         super().__init__()
         integer_at_least("depth", depth, 2)
@@ -145,6 +150,7 @@ class ResidualU(nn.Module):
             return conv(inputs, outputs, 3, padding=dilation, dilation=dilation, groups=groups)
 
         self.entry = entry
+        self.align_corners = align_corners
         self.down = nn.ModuleList(
             conv3x3(mid_channels if i else out_channels, mid_channels, dilation) for i, dilation in enumerate(down)
         )
@@ -163,7 +169,7 @@ class ResidualU(nn.Module):
             x = layer(x)
             maps.append(x)
         for layer, skip in zip(self.up, maps[-2::-1], strict=True):
-            x = layer(torch.cat([resize(x, skip), skip], dim=1))
+            x = layer(torch.cat([resize(x, skip, self.align_corners), skip], dim=1))
         return entered + x
 
 

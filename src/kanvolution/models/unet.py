@@ -10,6 +10,7 @@ from torch import nn
 
 from kanvolution.checks import divisible, integer_at_least
 from kanvolution.layers.spec import ConvFactory, ConvSpec
+from kanvolution.models.attentions import MakeAttention, make_attention
 from kanvolution.models.factories import first_conv
 from kanvolution.models.network import check_choice
 from kanvolution.models.registry import register_model
@@ -37,6 +38,9 @@ class UNet(Segmenter):
         layers: blocks in a stage.
         block: "plain", or "basic", "light" or "bottleneck" (see `resnet.BLOCKS`).
         groups: groups of the 3x3 convolutions, but for those of the image.
+        attention: at the beginning of each stage of the decoder: "self" (`SelfAttention`), "focal" (`FocalModulation`),
+            (channels, conv factory) -> module, or None.
+        align_corners: how "bilinear" resizes; see `segmenter.resize`.
         upsample: "bilinear", or "transpose" for a transposed Kolmogorov-Arnold convolution of kernel and stride 2 that
             halves the channels; conv must be a `ConvSpec` then (or a name, or a dictionary).
         deep_supervision: give side outputs in training; see `Segmenter`.
@@ -69,7 +73,9 @@ class UNet(Segmenter):
         layers: int = 2,
         block: str = "plain",
         groups: int = 1,
+        attention: str | MakeAttention | None = None,
         upsample: str = "bilinear",
+        align_corners: bool = False,
         deep_supervision: bool = False,
         drop_rate: float = 0.0,
     ) -> None:
@@ -97,6 +103,7 @@ class UNet(Segmenter):
         def blocks(channels: int, count: int) -> list[nn.Module]:
             return [make_block(channels, channels) for _ in range(count)]
 
+        attend = make_attention(attention)
         channels = [width * 2**i for i in range(depth)]
         after_entry = layers - (plan is None)  # the 3x3 convolution before is a plain block itself
         stem = first_conv(self.conv)(in_chans, width, 3, padding=1)
@@ -112,8 +119,9 @@ class UNet(Segmenter):
             if isinstance(self.conv, ConvSpec) and upsample == "transpose":
                 up = self.conv.transposed(below, skip, 2, stride=2, groups=groups)
                 below = skip
-            body = nn.Sequential(conv3x3(below + skip, skip), *blocks(skip, after_entry))
-            self.decoder.append(DecoderStage(body, up))
+            mixer = [] if attend is None else [attend(below + skip, self.conv)]
+            body = nn.Sequential(*mixer, conv3x3(below + skip, skip), *blocks(skip, after_entry))
+            self.decoder.append(DecoderStage(body, up, align_corners))
         self.finish(channels, channels[-2::-1], num_classes)
 
 

@@ -2,43 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from kanvolution.layers.attention import SelfAttention
-from kanvolution.layers.focal_modulation import FocalModulation
 from kanvolution.layers.spec import ConvFactory
-from kanvolution.models.factories import StageConvs, convs_of_stages, first_conv, projection, scaled
+from kanvolution.models.attentions import MakeAttention, make_attention
+from kanvolution.models.factories import StageConvs, convs_of_stages, first_conv, scaled
 from kanvolution.models.heads import MakeHead
-from kanvolution.models.network import Classifier, FeatureInfo, check_choice
+from kanvolution.models.network import Classifier, FeatureInfo
 from kanvolution.models.registry import register_model
-
-
-class GatedResidual(nn.Module):
-    """x + gain module(x) with a learned gain that starts at 0, so that the module is added during training.
-
-    Args:
-        module: keeps the shape of its input.
-    """
-
-    def __init__(self, module: nn.Module) -> None:
-        super().__init__()
-        self.module = module
-        self.gain = nn.Parameter(torch.zeros(1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.gain * self.module(x)
-
-
-ATTENTIONS: dict[str, Callable[[int, ConvFactory], nn.Module]] = {
-    "self": lambda channels, conv: SelfAttention(channels, projection(conv)),
-    "focal": lambda channels, conv: GatedResidual(FocalModulation(channels, projection(conv))),
-}
-"""Layers that relate distant pixels by name: (channels, conv factory) -> module that keeps the shape."""
 
 
 class VGG(Classifier):
@@ -79,7 +54,7 @@ class VGG(Classifier):
         width_scale: float = 1.0,
         groups: int = 1,
         stage_convs: StageConvs | None = None,
-        attention: str | Callable[[int, ConvFactory], nn.Module] | None = None,
+        attention: str | MakeAttention | None = None,
         attention_stages: Sequence[int] = (-2, -1),
         pool_size: int | Sequence[int] = 1,
         drop_rate: float = 0.0,
@@ -89,10 +64,8 @@ class VGG(Classifier):
         super().__init__(conv, drop_rate=drop_rate, head=head, head_width=head_width, pool_size=pool_size)
         if not channels or not all(channels):
             raise ValueError(f"channels (={channels!r}) must be lists of channels, one for each stage, none empty")
-        if isinstance(attention, str):
-            check_choice("attention", attention, tuple(ATTENTIONS))
-            attention = ATTENTIONS[attention]
-        attended = _indices("attention_stages", attention_stages, len(channels)) if attention is not None else set()
+        attend = make_attention(attention)
+        attended = _indices("attention_stages", attention_stages, len(channels)) if attend is not None else set()
         convs = convs_of_stages(self.conv, stage_convs, len(channels))
         self.stem = nn.Identity()
         self.stages = nn.ModuleList()
@@ -104,8 +77,8 @@ class VGG(Classifier):
                 make = first_conv(factory) if is_first else factory
                 modules.append(make(width, outputs, 3, padding=1, groups=1 if is_first else groups))
                 width = outputs
-            if attention is not None and i in attended:
-                modules.append(attention(width, factory))
+            if attend is not None and i in attended:
+                modules.append(attend(width, factory))
             self.stages.append(nn.Sequential(*modules))
             info.append(FeatureInfo(f"stages.{i}", width, 2**i))
         self.feature_info = tuple(info)

@@ -22,6 +22,8 @@ _TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
 _SUFFIXES = (".safetensors", *_TORCH_SUFFIXES)
 # Where training scripts put the weights among other things.
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
+# Metadata: the type of the network, where the file has rounded weights.
+_DTYPE = "dtype"
 # So many keys of each kind are named in an error.
 _SHOWN = 5
 
@@ -36,6 +38,43 @@ def write_weights(path: str | Path, state: Mapping[str, Tensor], metadata: Mappi
     own = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
     with saving(path) as temporary:
         save_file(own, temporary, metadata={"format": "pt", **(metadata or {})})
+
+
+def rounded(state: Mapping[str, Tensor], dtype: torch.dtype | None) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """A state dict with its matrices and kernels in `dtype`, and metadata that tell the type that they had.
+
+    Vectors, such as those of norms, are few and stay as they are. None changes nothing.
+
+    Raises:
+        ValueError: a type that is not floating-point, or a network of several types.
+    """
+    if dtype is None:
+        return dict(state), {}
+    if not dtype.is_floating_point:
+        raise ValueError(f"weights_dtype (={dtype}) must be a floating-point type, such as torch.bfloat16")
+    types = {value.dtype for value in state.values() if value.is_floating_point()}
+    if len(types) != 1:
+        raise ValueError(f"weights_dtype (={dtype}) needs a network of one type; this one has {len(types)}")
+    small = {
+        name: value.to(dtype) if value.is_floating_point() and value.ndim > 1 else value
+        for name, value in state.items()
+    }
+    return small, {_DTYPE: str(types.pop()).removeprefix("torch.")}
+
+
+def network_dtype(state: Mapping[str, Tensor], metadata: Mapping[str, str]) -> torch.dtype | None:
+    """The type of the network that a file of weights is of: what it says, or the one of all its tensors, or None.
+
+    Raises:
+        ValueError: it names no floating-point type.
+    """
+    if _DTYPE in metadata:
+        dtype = getattr(torch, metadata[_DTYPE], None)
+        if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+            raise ValueError(f"the weights say that their network is of type {metadata[_DTYPE]!r}, which is none")
+        return dtype
+    types = {value.dtype for value in state.values() if value.is_floating_point()}
+    return types.pop() if len(types) == 1 else None
 
 
 def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -57,6 +57,16 @@ class Convolution:
         layout = (tuple(stride), tuple(padding), tuple(dilation))
         return Convolution(*layout, groups, transposed, tuple(output_padding), tuple(extra))
 
+    def output_size(self, size: Sequence[int], kernel: Sequence[int]) -> tuple[int, ...]:
+        """The dimensions of space of the result, for those of the input and of the kernel."""
+        zeros = (0,) * len(self.stride)
+        spans = [d * (k - 1) + 1 for d, k in zip(self.dilation, kernel, strict=True)]
+        if self.transposed:
+            layout = zip(size, spans, self.stride, self.padding, self.output_padding or zeros, strict=True)
+            return tuple((s - 1) * st - 2 * p + span + end for s, span, st, p, end in layout)
+        layout = zip(size, spans, self.stride, self.padding, self.extra or zeros, strict=True)
+        return tuple((s + 2 * p + end - span) // st + 1 for s, span, st, p, end in layout)
+
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         ndim = len(self.stride)
         if ndim == 0:
@@ -87,6 +97,10 @@ class Convolution:
             self.output_padding or (0,) * len(self.stride),
             self.groups,
             wanted,
+        )
+        # On a CPU there is a gradient of the weight wherever there is one of the bias.
+        grad_x, grad_weight, grad_bias = (
+            g if want else None for g, want in zip((grad_x, grad_weight, grad_bias), wanted, strict=True)
         )
         if grad_weight is not None and self.transposed:
             grad_weight = self._swap(grad_weight)

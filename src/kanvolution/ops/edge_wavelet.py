@@ -1,4 +1,4 @@
-"""One wavelet for every edge, and the convolution behind it, output by output: the tensor of all edges never exists."""
+"""One wavelet for every edge, and the convolution behind it: the tensor of all edges never exists."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from kanvolution.ops.backends import resolve_backend
-from kanvolution.ops.convolution import CONVOLUTION_SCHEMA, Convolution
+from kanvolution.ops.convolution import CONVOLUTION_SCHEMA, Contraction, Convolution
 from kanvolution.ops.evaluation import Call, conform, evaluate, evaluate_gradients, laid_out, memory_format
 from kanvolution.ops.flops import enter_operator
 from kanvolution.ops.wavelet import wavelet
@@ -34,8 +34,8 @@ def edge_wavelet_convolution(
 ) -> Tensor:
     """y[n, o] = sum_c weight[o, c] * psi((x[n, c] - translation[o, c]) / scale[o, c]), * the convolution over space.
 
-    Forward and backward hold the wavelets of one output at a time, [N, C / groups, *S], and x, the weight, scale and
-    translation alone are saved. Source: Bozorgasl and Chen, "Wav-KAN", arXiv 2405.12832.
+    Forward and backward hold the wavelets of one output at a time, [N, C / groups, *S], or of none in GPU kernels, and
+    x, the weight, scale and translation alone are saved. Source: Bozorgasl and Chen, "Wav-KAN", arXiv 2405.12832.
 
     Args:
         x: [N, C, *S].
@@ -94,6 +94,20 @@ def _outputs(
         yield o, channels, Call(x[:, channels], None, None, own, (kind,), "identity", None, dtype, backend)
 
 
+def _edges(
+    x: Tensor,
+    weight: Tensor,
+    scale: Tensor,
+    translation: Tensor,
+    kind: str,
+    dtype: torch.dtype,
+    convolution: Convolution,
+) -> tuple[Call, Contraction]:
+    """All edges at once, as the kernels take them."""
+    call = Call(x, None, None, (scale, translation), (kind,), "identity", None, dtype, "triton")
+    return call, Contraction(convolution, weight, None)
+
+
 @torch.library.custom_op("kanvolution::edge_wavelet_convolution", mutates_args=(), schema=f"({_SCHEMA}) -> Tensor")
 def _forward(
     x: Tensor,
@@ -105,7 +119,14 @@ def _forward(
     backend: str,
     *layout: Any,
 ) -> Tensor:
-    convolution = replace(Convolution.from_arguments(layout), groups=1)
+    whole = Convolution.from_arguments(layout)
+    if backend == "triton":
+        from kanvolution.ops.triton import edge_wavelet as kernels
+
+        call, into = _edges(x, weight, scale, translation, kind, dtype, whole)
+        if kernels.takes(call, into):
+            return kernels.convolve(call, into)
+    convolution = replace(whole, groups=1)
     weight = weight.to(dtype)
     result: Tensor | None = None
     inside = laid_out(x, 1, weight)
@@ -149,7 +170,14 @@ def _backward(
     *layout: Any,
 ) -> list[Tensor]:
     want_x, want_weight, want_scale, want_translation = wanted
-    convolution = replace(Convolution.from_arguments(layout), groups=1)
+    whole = Convolution.from_arguments(layout)
+    if backend == "triton":
+        from kanvolution.ops.triton import edge_wavelet as kernels
+
+        call, into = _edges(x, weight, scale, translation, kind, dtype, whole)
+        if kernels.takes(call, into):
+            return kernels.gradients(call, into, grad, (want_x, want_weight, want_scale, want_translation))
+    convolution = replace(whole, groups=1)
     grads = [torch.zeros_like(t) for t in (x, weight, scale, translation)]
     grad_x, grad_weight, grad_scale, grad_translation = grads
     inside = laid_out(x, 1, weight)

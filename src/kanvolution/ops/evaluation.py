@@ -63,12 +63,18 @@ def memory_format(x: Tensor) -> torch.memory_format:
     return formats[x.ndim] if last else torch.contiguous_format
 
 
-def empty_expansion(x: Tensor, size: int, dtype: torch.dtype) -> Tensor:
-    """An uninitialised [N, C, K, *S] tensor whose flattening to [N, C*K, *S] has the memory format of x."""
+def empty_expansion(x: Tensor, size: int, dtype: torch.dtype, functions_first: bool = False) -> Tensor:
+    """An uninitialised [N, C, K, *S] tensor whose flattening to [N, C*K, *S] has the memory format of x.
+
+    With `functions_first`, which is for channels-last x, it is the flattening to [N, K*C, *S] that has it.
+    """
     batch, channels, *space = x.shape
     if memory_format(x) != torch.contiguous_format:
         last = x.ndim
         order = (0, last - 1, last, *range(1, last - 1))
+        if functions_first:
+            order = (0, last, last - 1, *range(1, last - 1))
+            channels, size = size, channels
         return torch.empty((batch, *space, channels, size), dtype=dtype, device=x.device).permute(order)
     return torch.empty((batch, channels, size, *space), dtype=dtype, device=x.device)
 

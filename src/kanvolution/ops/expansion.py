@@ -298,10 +298,11 @@ class _Operator:
             return evaluate(self.family.values, call, self.family._result_size(call))
         convolution, weight, bias = own = _at(into, call.dtype)
         if call.backend == "triton":
-            from kanvolution.ops.triton import implicit_gemm
+            from kanvolution.ops.triton import functions_first, implicit_gemm
 
-            if implicit_gemm.takes("forward", self.family.values, call, own):
-                return implicit_gemm.convolve(self.family.values, call, own, self.family._result_size(call))
+            for kernels in (implicit_gemm, functions_first):
+                if kernels.takes("forward", self.family.values, call, own):
+                    return kernels.convolve(self.family.values, call, own, self.family._result_size(call))
         expanded = self._expand(_laid_out(call, self.family._result_size(call), weight))
         return convolution(expanded, weight, bias).contiguous(memory_format=memory_format(call.x))
 
@@ -354,11 +355,13 @@ class _Operator:
             return evaluate_gradients(values, vjp, call, grad, inner)
         convolution, weight, _ = own = _at(into, call.dtype)
         if call.backend == "triton":
-            from kanvolution.ops.triton import implicit_gemm
+            from kanvolution.ops.triton import functions_first, implicit_gemm
 
-            if implicit_gemm.takes("backward", values, call, own):
+            for kernels in (implicit_gemm, functions_first):
+                if not kernels.takes("backward", values, call, own):
+                    continue
                 size = self.family._result_size(call)
-                found = implicit_gemm.gradients(values, call, own, size, grad, (*outer, *inner))
+                found = kernels.gradients(values, call, own, size, grad, (*outer, *inner))
                 targets = [t for t, want in zip((into.weight, into.bias), outer, strict=True) if want and t is not None]
                 count = len(targets)
                 return [g.to(t.dtype) for g, t in zip(found, targets, strict=False)] + found[count:]

@@ -8,7 +8,8 @@ from typing import Any
 
 from torch import nn
 
-from kanvolution.compat.torch_conv_kan.layers import LAYERS, REQUIRED, peer_factory
+from kanvolution.compat.torch_conv_kan.layers import LAYERS, peer_factory
+from kanvolution.compat.torch_conv_kan.signatures import REQUIRED
 from kanvolution.layers import FocalModulation, SelfAttention
 
 _BATCH = {1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}

@@ -17,7 +17,7 @@ from kanvolution.layers.structures import BottleneckConv
 _ROOTS = (
     *("base_conv", "inner_proj", "out_proj"),
     *("poly_weights", "poly_conv", "spline_conv", "relukan_conv", "wavelet_conv"),
-    *("experts", "w_gate", "w_noise"),
+    *("w_gate", "w_noise"),
 )
 
 # Where our wavelets differ from the peer's by a constant factor, folded into the weights.
@@ -252,7 +252,7 @@ class Block:
     def __call__(self, reader: Reader, block: nn.Module) -> dict[str, Tensor]:
         assert isinstance(block, KANConvNormAct)
         entries = _prefixed("conv.", self.conv(reader, block.conv))
-        groups = _groups(block.conv)
+        groups = groups_of(block.conv)
         if block.norm is not None:
             entries |= _prefixed("norm.", _norm_entries(reader, block.norm, groups))
         if block.act is not None and list(block.act.parameters()):
@@ -308,7 +308,7 @@ def _prefixed(prefix: str, entries: dict[str, Tensor]) -> dict[str, Tensor]:
     return {prefix + key: value for key, value in entries.items()}
 
 
-def _groups(conv: nn.Module) -> int:
+def groups_of(conv: nn.Module) -> int:
     """The groups of the convolutions in `conv`; all of them have the same."""
     return next(m.groups for m in conv.modules() if isinstance(m, KANConvNd))
 

@@ -5,52 +5,65 @@ As the peer's, and unlike everything else in this package, they return (y, loss)
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from kanvolution.compat.torch_conv_kan.checkpoints import Block, Bottlenecked, Child, Mixed, Part, PeerLoader
 from kanvolution.compat.torch_conv_kan.layers import (
     FAMILIES,
     LAYERS,
-    REQUIRED,
     Family,
     bottleneck_family,
     layer_parameters,
     make_layer,
     peer_factory,
 )
+from kanvolution.compat.torch_conv_kan.signatures import REQUIRED
 from kanvolution.layers import Bottleneck, Experts, HeldLosses, MixtureOfExperts, Structure, collect_losses
 
 
 class PeerMixture(nn.Module):
-    """Returns y and the balance losses of the mixture of experts in `block`, in training and in eval mode.
+    """Returns y and the balance losses of the mixtures of experts in `block`, in training and in eval mode.
 
-    They are not for `collect_losses` then: nothing is held once forward has returned.
+    They are not for `collect_losses` then: nothing of them is held once forward has returned.
 
     Args:
-        block: a module with one `MixtureOfExperts` in it.
-        part: reads the peer's entries into `block`.
+        block: a layer or a network with mixtures of experts in it.
+        share: factor of the losses, beside `loss_coef`.
     """
 
-    def __init__(self, block: nn.Module, part: Part) -> None:
+    def __init__(self, block: nn.Module, share: float = 1.0) -> None:
         super().__init__()
         self.block = block
-        for module in block.modules():
-            if isinstance(module, MixtureOfExperts):
-                module.balance = 1.0
-                module.losses = HeldLosses(always=True)
-        self.register_load_state_dict_pre_hook(PeerLoader(Child("block", part)))
+        self.share = share
+        for mixture in self.mixtures():
+            mixture.balance = 1.0
+            mixture.losses = HeldLosses(always=True)
+
+    def mixtures(self) -> Iterator[MixtureOfExperts]:
+        """The mixtures of experts of the block."""
+        return (module for module in self.block.modules() if isinstance(module, MixtureOfExperts))
 
     def forward(self, x: Tensor, train: bool = True, loss_coef: float = 1e-2) -> tuple[Tensor, Tensor]:
-        """(y, loss_coef * (CV(importance)^2 + CV(load)^2)); `train` has no effect, as in the peer: see `self.training`.
+        """(y, loss_coef * share * sum over the mixtures of CV(importance)^2 + CV(load)^2).
 
-        In eval mode the load is the number of samples, and the loss has a value but hardly a use.
+        `train` has no effect, as in the peer: see `self.training`. In eval mode the load is the number of samples, and
+        the loss has a value but hardly a use.
         """
         y = self.block(x)
-        return y, loss_coef * collect_losses(self.block)
+        losses = [collect_losses(mixture) for mixture in self.mixtures()]
+        return y, loss_coef * self.share * torch.stack(losses).sum()
+
+
+def _loading(block: nn.Module, part: Part) -> PeerMixture:
+    """`block`, which loads the peer's entries by itself, as a mixture that does so, too."""
+    mixture = PeerMixture(block)
+    mixture.register_load_state_dict_pre_hook(PeerLoader(Child("block", part)))
+    return mixture
 
 
 def _make_mixture(
@@ -67,7 +80,9 @@ def _make_mixture(
     options = {**_PLACEMENT, **options}
     experts = [layer(input_size, output_size, **options) for _ in range(num_experts)]
     mixture = MixtureOfExperts(experts, input_size, k, noisy=noisy_gating)
-    return PeerMixture(mixture, Mixed(Block(family.weights)))
+    part = Mixed(Block(family.weights))
+    mixture.register_load_state_dict_pre_hook(PeerLoader(part))
+    return _loading(mixture, part)
 
 
 def _inner_mixture(p: Mapping[str, Any]) -> Structure:
@@ -78,7 +93,7 @@ def _inner_mixture(p: Mapping[str, Any]) -> Structure:
 
 
 def _make_bottleneck(family: Family, ndim: int, **options: Any) -> PeerMixture:
-    return PeerMixture(make_layer(family, ndim, **options), Block(family.weights))
+    return _loading(make_layer(family, ndim, **options), Block(family.weights))
 
 
 _PLACEMENT = {"kernel_size": 3, "stride": 1, "padding": 1}

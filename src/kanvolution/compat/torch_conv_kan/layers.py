@@ -25,6 +25,7 @@ from kanvolution.compat.torch_conv_kan.checkpoints import (
     PeerLoader,
     gram_factors,
 )
+from kanvolution.compat.torch_conv_kan.signatures import REQUIRED
 from kanvolution.layers import Bottleneck, KANConvNormAct, Structure
 from kanvolution.layers.parts import make_dropout
 from kanvolution.layers.structures import ConvArguments, build_conv
@@ -41,7 +42,6 @@ _BASE_FUNCTIONS = {
     nn.Sigmoid: "sigmoid",
     nn.Identity: "identity",
 }
-REQUIRED = inspect.Parameter.empty
 _WAV_VERSIONS = ("base", "fast", "fast_plus_one")
 _CONV = {"groups": 1, "padding": 0, "stride": 1, "dilation": 1}
 _DROPOUT = {"dropout": 0.0}

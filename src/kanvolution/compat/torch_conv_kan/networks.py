@@ -1,10 +1,10 @@
-"""The networks `KAN, FastKAN, KALN, KACN, KAGN, WavKAN, KAJN, KABN, ReLUKAN` of linear layers, from one table."""
+"""The networks `KAN, FastKAN, KALN, KACN, KAGN, BottleNeckKAGN, WavKAN, KAJN, KABN, ReLUKAN` of linear layers."""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -15,8 +15,9 @@ from kanvolution.bases import Basis, Gram, create_basis
 from kanvolution.checks import integer_at_least, non_negative, probability
 from kanvolution.compat.torch_conv_kan.checkpoints import Reader, gram_factors
 from kanvolution.compat.torch_conv_kan.layers import BatchRangeLegendre, base_function_name
-from kanvolution.layers import KANLinear, weight_penalty
-from kanvolution.registry import unknown_name
+from kanvolution.compat.torch_conv_kan.signatures import REQUIRED, named
+from kanvolution.layers import Bottleneck, KANLinear, weight_penalty
+from kanvolution.layers.structures import BottleneckConv
 
 
 class Network(nn.Module):
@@ -182,6 +183,52 @@ class Layer:
 
 
 @dataclass(frozen=True)
+class BottleneckLayer:
+    """`BottleNeckGRAMLayer`: Gram polynomials between two linear maps with biases, beside a linear map of silu(x).
+
+    Attributes:
+        basis: inputs -> the basis.
+        width: (inputs, outputs) -> features between the two.
+    """
+
+    basis: Callable[[int], Gram]
+    width: Callable[[int, int], int]
+
+    def make(self, inputs: int, outputs: int) -> nn.Module:
+        """The layer: `linear`, `norm` and `act` one after another."""
+        width = self.width(inputs, outputs)
+        basis = self.basis(inputs)
+        basis.drop_base()
+        layer = nn.Sequential()
+        layer.add_module(
+            "linear",
+            BottleneckConv(
+                squeeze=nn.Linear(inputs, width),
+                conv=KANLinear(width, width, False, basis=basis),
+                unsqueeze=nn.Linear(width, outputs),
+                base="silu",
+                base_conv=nn.Linear(inputs, outputs, bias=False),
+            ),
+        )
+        layer.add_module("norm", nn.LayerNorm(outputs))
+        layer.add_module("act", nn.SiLU())
+        return layer
+
+    def read(self, reader: Reader, layer: Any) -> dict[str, Tensor]:
+        """Our entries from the peer's."""
+        functions = layer.linear.conv
+        s = _Shape(functions.in_features, functions.out_features, functions.basis.num_functions)
+        entries = {"linear.conv.weight": _by_input("grams_basis_weights")(reader, s).flatten(1)}
+        entries.update({f"linear.conv.basis.{key}": value for key, value in _beta(reader, s).items()})
+        entries["linear.base_conv.weight"] = reader.take("base_weights", *layer.linear.base_conv.weight.shape)
+        names = {"linear.squeeze": "inner_proj", "linear.unsqueeze": "outer_proj", "norm": "norm"}
+        for ours, theirs in names.items():
+            for key, value in layer.get_submodule(ours).state_dict().items():
+                entries[f"{ours}.{key}"] = reader.take(f"{theirs}.{key}", *value.shape)
+        return entries
+
+
+@dataclass(frozen=True)
 class _Loader:
     """A load_state_dict pre-hook of a layer: rewrites the peer's entries into the layer's own, in place."""
 
@@ -264,27 +311,31 @@ def _chebyshev(p: Mapping[str, Any]) -> Layer:
     return Layer(lambda i, o: create_basis("chebyshev", degree=p["degree"]), _by_input("cheby_coeffs"), state=_degrees)
 
 
-def _gram(p: Mapping[str, Any]) -> Layer:
+def _gram_basis(p: Mapping[str, Any], inputs: int) -> Gram:
     if p["base_activation"] is not nn.SiLU:
         raise ValueError(
-            f"base_activation (={p['base_activation']!r}) of KAGN must be torch.nn.SiLU, which its functions pass "
+            f"base_activation (={p['base_activation']!r}) of Gram polynomials must be torch.nn.SiLU, which they pass "
             "through; choose another network for another activation"
         )
+    basis = Gram(degree=p["degree"], points=p["degree"] + 2)
+    with torch.no_grad():  # the peer starts next to monomials
+        basis.beta.normal_(std=1 / (inputs * (p["degree"] + 1))).mul_(gram_factors(p["degree"]))
+    return basis
 
-    def basis(inputs: int, outputs: int) -> Basis:
-        made = Gram(degree=p["degree"], points=p["degree"] + 2)
-        with torch.no_grad():  # the peer starts next to monomials
-            made.beta.normal_(std=1 / (inputs * (p["degree"] + 1))).mul_(gram_factors(p["degree"]))
-        return made
 
+def _gram(p: Mapping[str, Any]) -> Layer:
     return Layer(
-        basis,
+        lambda inputs, outputs: _gram_basis(p, inputs),
         _by_input("grams_basis_weights"),
         base="base_weights",
         state=_beta,
         norm=("norm", nn.LayerNorm),
         act=nn.SiLU,
     )
+
+
+def _bottleneck_gram(p: Mapping[str, Any]) -> BottleneckLayer:
+    return BottleneckLayer(partial(_gram_basis, p), Bottleneck(p["dim_reduction"], p["min_internal"]).width)
 
 
 def _coefficients(name: str, *more: str) -> Callable[[Mapping[str, Any]], Layer]:
@@ -327,7 +378,7 @@ class NetworkFamily:
     """One of the peer's networks: its parameters after `layers_hidden` with their defaults, and its layers."""
 
     parameters: Mapping[str, Any]
-    layer: Callable[[Mapping[str, Any]], Layer]
+    layer: Callable[[Mapping[str, Any]], Layer | BottleneckLayer]
 
 
 _FIRST = {"dropout": 0.0, "l1_decay": 0.0}
@@ -361,6 +412,7 @@ NETWORK_FAMILIES: dict[str, NetworkFamily] = {
     ),
     "KACN": NetworkFamily({**_FIRST, "degree": 3, "first_dropout": True}, _chebyshev),
     "KAGN": NetworkFamily(_DEGREE, _gram),
+    "BottleNeckKAGN": NetworkFamily({**_DEGREE, "dim_reduction": 8, "min_internal": 16}, _bottleneck_gram),
     "KABN": NetworkFamily(_DEGREE, _coefficients("bernstein")),
     "KAJN": NetworkFamily(
         {**_FIRST, "degree": 3, "a": 1.0, "b": 1.0, "base_activation": nn.SiLU, "first_dropout": True},
@@ -375,6 +427,7 @@ _NOTES = {
     "that a network with its weights computes something else for every degree above 0.",
     "KACN": "Gradients stay finite where tanh(x) rounds to 1, where the peer's arccos has none.",
     "KAGN": "`base_activation` must be SiLU.",
+    "BottleNeckKAGN": "`base_activation` must be SiLU.",
     "KALN": "The input is mapped by tanh until a state dict of the peer is loaded; from then on it is scaled by the "
     "smallest and largest value of the whole batch, as the peer does (see `BatchRangeLegendre`).",
     "FastKAN": "`spline_weight_init_scale` None starts variance-preserving; a number is the standard deviation of the "
@@ -406,31 +459,12 @@ def make_network(name: str, layers_hidden: Sequence[int], **given: Any) -> Netwo
 
 
 def _factory(name: str, family: NetworkFamily) -> Callable[..., Network]:
-    kind = inspect.Parameter.POSITIONAL_OR_KEYWORD
-    signature = inspect.Signature(
-        [
-            inspect.Parameter("layers_hidden", kind),
-            *(inspect.Parameter(key, kind, default=default) for key, default in family.parameters.items()),
-        ],
-        return_annotation=Network,
-    )
-
-    def factory(*args: Any, **kwargs: Any) -> Network:
-        for key in kwargs:
-            if key not in signature.parameters:
-                raise TypeError(unknown_name(f"argument of {name}", key, signature.parameters))
-        given = signature.bind(*args, **kwargs).arguments
-        return make_network(name, **given)
-
-    factory.__signature__ = signature  # type: ignore[attr-defined]
-    factory.__name__ = factory.__qualname__ = name
-    factory.__module__ = "kanvolution.compat.torch_conv_kan"
-    factory.__doc__ = (
+    text = (
         f"torch-conv-kan's {name}: a network of linear layers of the same function, which loads its state dict.\n\n"
         f"{_NOTES.get(name, '')}\n\nArgs are the peer's; `l1_decay` is the strength of `penalty()`, a term to be added "
         "to the loss. Raises TypeError or ValueError for values out of range."
     )
-    return factory
+    return named(name, {"layers_hidden": REQUIRED, **family.parameters}, partial(make_network, name), Network, text)
 
 
 NETWORKS: dict[str, Callable[..., Network]] = {

@@ -86,6 +86,15 @@ def distributed(grads, mix, RESULTS: tl.constexpr, COUNT: tl.constexpr):
 
 
 @triton.jit
+def entries(pointer, own, stride, SHARED: tl.constexpr):
+    """Where each channel's entries of a learned tensor are; one place, read once, where all channels share them."""
+    if SHARED:
+        return pointer
+    else:
+        return pointer + own * stride
+
+
+@triton.jit
 def expand_kernel(
     x,
     base_input,
@@ -116,14 +125,16 @@ def expand_kernel(
     RESULTS: tl.constexpr,
     NUMBERS: tl.constexpr,
     SEPARATE: tl.constexpr,
+    SHARED: tl.constexpr,
     TILE_P: tl.constexpr,
     TILE_C: tl.constexpr,
 ):
     across = tl.cdiv(channels, TILE_C)
     p = (tl.program_id(0) // across * TILE_P + tl.arange(0, TILE_P))[:, None]
-    c = (tl.program_id(0) % across * TILE_C + tl.arange(0, TILE_C))[None, :]
-    inside = (p < positions) & (c < channels)
+    c = tl.program_id(0) % across * TILE_C + tl.arange(0, TILE_C)
     own = tl.minimum(c, channels - 1)  # for what is read without a mask
+    c = c[None, :]
+    inside = (p < positions) & (c < channels)
     # Offsets have 64 bits: E has more than 2^31 elements where x has not.
     n = (p // space).to(tl.int64)
     s = (p % space).to(tl.int64)
@@ -133,7 +144,9 @@ def expand_kernel(
         seen = tl.load(base_input + n * base_n + c * base_c + s * base_s, mask=inside, other=0.0).to(tl.float32)
     else:
         seen = value
-    planes = evaluated(value, seen, first + own * first_c, second + own * second_c, VALUE, MAP, BASE, PLANES, NUMBERS)
+    firsts = entries(first, own, first_c, SHARED)
+    seconds = entries(second, own, second_c, SHARED)
+    planes = evaluated(value, seen, firsts, seconds, VALUE, MAP, BASE, PLANES, NUMBERS)
     results = combined(planes, mix + own * mix_c, RESULTS)
     # All stores come last: loads on either side of one are not recognised as the same.
     target = out + n * out_n + c * out_c + s * out_s
@@ -229,6 +242,7 @@ def expand_backward_kernel(
     SUMS: tl.constexpr,
     NUMBERS: tl.constexpr,
     SEPARATE: tl.constexpr,
+    SHARED: tl.constexpr,
     WANT_X: tl.constexpr,
     WANT_BASE: tl.constexpr,
     WANT_MIX: tl.constexpr,
@@ -238,10 +252,11 @@ def expand_backward_kernel(
 ):
     across = tl.cdiv(channels, TILE_C)
     part = tl.program_id(0) // across
-    columns = (tl.program_id(0) % across * TILE_C + tl.arange(0, TILE_C))[None, :]
+    columns = tl.program_id(0) % across * TILE_C + tl.arange(0, TILE_C)
     own = tl.minimum(columns, channels - 1)
-    firsts = first + own * first_c
-    seconds = second + own * second_c
+    columns = columns[None, :]
+    firsts = entries(first, own, first_c, SHARED)
+    seconds = entries(second, own, second_c, SHARED)
     mixes = mix + own * mix_c
     c = columns.to(tl.int64)
     sums = ()
@@ -390,13 +405,13 @@ def tile(call: Call, strides: tuple[int, ...]) -> tuple[int, int]:
     return elements, 1
 
 
-def evaluate(values: Callable[..., Planes], call: Call, size: int) -> Tensor:
-    """The result [N, C, size, *S] of a call that `supports` says yes to."""
+def evaluate(values: Callable[..., Planes], call: Call, size: int, functions_first: bool = False) -> Tensor:
+    """The result [N, C, size, *S] of a call that `supports` says yes to; see `empty_expansion`."""
     family = device_family(values)
     assert family is not None
     x, x_strides = flat(call.x, 2)
     base_input, base_strides = (x, x_strides) if call.base_input is None else flat(call.base_input, 2)
-    out = empty_expansion(call.x, size, call.dtype)
+    out = empty_expansion(call.x, size, call.dtype, functions_first)
     out_strides = flat_strides(out, 3)
     assert out_strides is not None
     batch, channels, space = x.shape[0], x.shape[1], math.prod(x.shape[2:])
@@ -426,6 +441,7 @@ def evaluate(values: Callable[..., Planes], call: Call, size: int) -> Tensor:
             RESULTS=results,
             NUMBERS=call.scalars,
             SEPARATE=call.base_input is not None,
+            SHARED=not any(learned),
             TILE_P=tile_p,
             TILE_C=tile_c,
         )
@@ -492,6 +508,7 @@ def evaluate_gradients(
             SUMS=sums,
             NUMBERS=call.scalars,
             SEPARATE=call.base_input is not None,
+            SHARED=not any(learned),
             WANT_X=want_x,
             WANT_BASE=want_base,
             WANT_MIX=want_mix,

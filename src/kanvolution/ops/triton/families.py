@@ -299,12 +299,32 @@ def _gaussian(u):
 
 
 @triton.jit
+def _cosine(x):
+    """By its series to x^14, for |x| <= pi / 2: `tl.cos` would prepare for any x, which takes registers."""
+    y = x * x
+    value = 1.0 - y * (1.0 / 182.0)
+    for i in tl.static_range(6):
+        value = 1.0 - y * (1.0 / ((12 - 2 * i) * (11 - 2 * i))) * value
+    return value
+
+
+@triton.jit
+def _sine(x):
+    """By its series to x^13, for |x| <= pi / 2."""
+    y = x * x
+    value = 1.0 - y * (1.0 / 156.0)
+    for i in tl.static_range(5):
+        value = 1.0 - y * (1.0 / ((11 - 2 * i) * (10 - 2 * i))) * value
+    return x * value
+
+
+@triton.jit
 def _meyer_angle(t):
     return 1.5707963267948966 * _power(t, 4) * (35.0 + t * (-84.0 + t * (70.0 - 20.0 * t)))
 
 
 @triton.jit
-def _psi(u, kind: tl.constexpr):
+def psi(u, kind: tl.constexpr):
     """The mother wavelets of `ops.WAVELETS`."""
     if kind == "mexican_hat":
         near = tl.minimum(tl.maximum(u, -40.0), 40.0)  # no inf * 0 far out
@@ -316,7 +336,7 @@ def _psi(u, kind: tl.constexpr):
     elif kind == "meyer":
         v = tl.abs(u)
         t = tl.minimum(tl.maximum(2.0 * v - 1.0, 0.0), 1.0)
-        inside = tl.sin(3.141592653589793 * tl.minimum(v, 1.0)) * tl.cos(_meyer_angle(t))
+        inside = _cosine(3.141592653589793 * (tl.minimum(v, 1.0) - 0.5)) * _cosine(_meyer_angle(t))
         return tl.where(v < 1.0, inside, 0.0)
     else:
         tl.static_assert(kind == "shannon")
@@ -326,7 +346,7 @@ def _psi(u, kind: tl.constexpr):
 
 
 @triton.jit
-def _psi_slope(u, kind: tl.constexpr):
+def psi_slope(u, kind: tl.constexpr):
     near = tl.minimum(tl.maximum(u, -40.0), 40.0)
     if kind == "mexican_hat":
         return 0.8673250705840776 * near * (near * near - 3.0) * _gaussian(u)
@@ -338,10 +358,9 @@ def _psi_slope(u, kind: tl.constexpr):
         v = tl.minimum(tl.abs(u), 1.0)
         t = tl.minimum(tl.maximum(2.0 * v - 1.0, 0.0), 1.0)
         angle = _meyer_angle(t)
-        window = -tl.sin(angle) * 439.822971502571 * _power(t * (1.0 - t), 3)
-        slope = (
-            3.141592653589793 * tl.cos(3.141592653589793 * v) * tl.cos(angle) + tl.sin(3.141592653589793 * v) * window
-        )
+        window = -_sine(angle) * 439.822971502571 * _power(t * (1.0 - t), 3)
+        turned = 3.141592653589793 * (v - 0.5)
+        slope = _cosine(turned) * window - 3.141592653589793 * _sine(turned) * _cosine(angle)
         sign = tl.where(u > 0, 1.0, 0.0) - tl.where(u < 0, 1.0, 0.0)
         return tl.where(v < 1.0, sign * slope, 0.0)
     else:
@@ -355,13 +374,13 @@ def _psi_slope(u, kind: tl.constexpr):
 @triton.jit
 def wavelet_value(u, k: tl.constexpr, first, second, S: tl.constexpr):
     """First and second are scale and translation."""
-    return _psi((u - tl.load(second + k).to(tl.float32)) / tl.load(first + k).to(tl.float32), S[0])
+    return psi((u - tl.load(second + k).to(tl.float32)) / tl.load(first + k).to(tl.float32), S[0])
 
 
 @triton.jit
 def wavelet_slope(u, k: tl.constexpr, first, second, S: tl.constexpr):
     scale = tl.load(first + k).to(tl.float32)
-    return _psi_slope((u - tl.load(second + k).to(tl.float32)) / scale, S[0]) / scale
+    return psi_slope((u - tl.load(second + k).to(tl.float32)) / scale, S[0]) / scale
 
 
 @triton.jit

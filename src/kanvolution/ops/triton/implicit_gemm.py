@@ -43,10 +43,12 @@ class Threshold:
     Args:
         channels: at most so many input channels of a group.
         positions: at least so many output positions, of all samples together.
+        outputs: at least so many output channels of a group; a narrower product wastes the tile.
     """
 
     channels: int
     positions: int
+    outputs: int = 16
 
 
 THRESHOLDS: dict[str, Threshold] = {
@@ -58,8 +60,8 @@ THRESHOLDS: dict[str, Threshold] = {
 ROWS = 64
 """Positions of a tile; not yet chosen by measurement."""
 
-PARTS = 64
-"""Into how many parts at most the positions are divided for the gradient of the weight."""
+PROGRAMS = 1024
+"""Among so many programs, about, the gradient of the weight is divided; several for each processor of a GPU."""
 
 
 def takes(direction: str, values: Callable[..., Planes], call: Call, into: Contraction) -> bool:
@@ -67,26 +69,13 @@ def takes(direction: str, values: Callable[..., Planes], call: Call, into: Contr
     convolution, threshold = into.convolution, THRESHOLDS[direction]
     if len(convolution.stride) != 2 or convolution.transposed or call.mix is not None or not supports(values, call):
         return False
-    positions = call.x.shape[0] * math.prod(_output_size(call.x, into))
-    return call.x.shape[1] // convolution.groups <= threshold.channels and positions >= threshold.positions
-
-
-def _output_size(x: Tensor, into: Contraction) -> tuple[int, int]:
-    convolution = into.convolution
-    extra = convolution.extra or (0, 0)
-    height, width = (
-        (
-            x.shape[2 + i]
-            + 2 * convolution.padding[i]
-            + extra[i]
-            - convolution.dilation[i] * (into.weight.shape[2 + i] - 1)
-            - 1
-        )
-        // convolution.stride[i]
-        + 1
-        for i in range(2)
-    )
-    return height, width
+    positions = call.x.shape[0] * math.prod(convolution.output_size(call.x.shape[2:], into.weight.shape[2:]))
+    inputs = [call.x] if call.base_input is None else [call.x, call.base_input]
+    if any(sum((n - 1) * s for n, s in zip(t.shape[1:], t.stride()[1:], strict=True)) >= 2**31 for t in inputs):
+        return False
+    channels, outputs = (size // convolution.groups for size in (call.x.shape[1], into.weight.shape[0]))
+    narrow = channels <= threshold.channels and outputs >= threshold.outputs
+    return narrow and threshold.positions <= positions < 2**31
 
 
 @triton.jit
@@ -112,7 +101,8 @@ def gathered(
     h = (m % OUT_HW) // OUT_W * GEOMETRY[2] - GEOMETRY[4] + t // GEOMETRY[1] * GEOMETRY[6]
     w = m % OUT_W * GEOMETRY[3] - GEOMETRY[5] + t % GEOMETRY[1] * GEOMETRY[7]
     inside = (m < rows) & inside_q & (h >= 0) & (h < height) & (w >= 0) & (w < width)
-    value = tl.load(source + n * s_n + c * s_c + h * s_h + w * s_w, mask=inside, other=0.0)
+    place = source + n * s_n + (c * s_c + h * s_h + w * s_w)  # 32 bits suffice within a sample, by `takes`
+    value = tl.load(place, mask=inside, other=0.0)
     return value.to(tl.float32), inside
 
 
@@ -132,6 +122,7 @@ def forward_kernel(
     width,
     channels,
     outputs,
+    groups,
     x_n,
     x_c,
     x_h,
@@ -154,36 +145,41 @@ def forward_kernel(
     NUMBERS: tl.constexpr,
     GEOMETRY: tl.constexpr,
     BIASED: tl.constexpr,
+    SEPARATE: tl.constexpr,
     OPERAND: tl.constexpr,
     PRECISION: tl.constexpr,
     TILE_M: tl.constexpr,
     TILE_Q: tl.constexpr,
     TILE_O: tl.constexpr,
 ):
-    m = (tl.program_id(0) * TILE_M + tl.arange(0, TILE_M))[:, None]
-    o = (tl.program_id(1) * TILE_O + tl.arange(0, TILE_O))[None, :]
-    group = tl.program_id(2)
+    tiles = tl.cdiv(outputs, TILE_O)
+    across = groups * tiles
+    m = (tl.program_id(0) // across * TILE_M + tl.arange(0, TILE_M))[:, None]
+    o = (tl.program_id(0) % tiles * TILE_O + tl.arange(0, TILE_O))[None, :]
+    group = tl.program_id(0) % across // tiles
     taps = GEOMETRY[0] * GEOMETRY[1]
-    output = group * outputs + o
+    output = (group * outputs + o).to(tl.int64)
     total = tl.zeros((TILE_M, TILE_O), tl.float32)
     for start in range(0, channels * taps, TILE_Q):
         q = start + tl.arange(0, TILE_Q)
         c = q // taps
         t = q % taps
-        own = group * channels + tl.minimum(c, channels - 1)[None, :]
+        own = group * channels + tl.minimum(c, channels - 1)
         there = (c < channels)[None, :]
         value, inside = gathered(
-            x, m, own, t[None, :], rows, out_w, out_hw, height, width, x_n, x_c, x_h, x_w, there, GEOMETRY
+            x, m, own[None, :], t[None, :], rows, out_w, out_hw, height, width, x_n, x_c, x_h, x_w, there, GEOMETRY
         )
         mapped = MAP(value)
         w_place = weight + output * weight_o + (c * (len(PLANES) * taps) + t)[:, None]
         w_there = (c < channels)[:, None] & (o < outputs)
         for i in tl.static_range(len(PLANES)):
-            if PLANES[i] < 0:
+            if PLANES[i] < 0 and not SEPARATE:
+                plane = BASE(value)
+            elif PLANES[i] < 0:
                 seen, _also_inside = gathered(
                     base_input,
                     m,
-                    own,
+                    own[None, :],
                     t[None, :],
                     rows,
                     out_w,
@@ -205,7 +201,8 @@ def forward_kernel(
             total = tl.dot(left, right, total, input_precision=PRECISION)
     if BIASED:
         total += tl.load(bias + output, mask=o < outputs, other=0.0).to(tl.float32)
-    place = y + (m // out_hw).to(tl.int64) * y_n + output * y_c + (m % out_hw) // out_w * y_h + m % out_w * y_w
+    place = y + (m // out_hw).to(tl.int64) * y_n + output * y_c
+    place += ((m % out_hw) // out_w).to(tl.int64) * y_h + (m % out_w).to(tl.int64) * y_w
     tl.store(place, total.to(y.dtype.element_ty), mask=(m < rows) & (o < outputs))
 
 
@@ -266,9 +263,13 @@ def data_kernel(
     TILE_C: tl.constexpr,
     TILE_O: tl.constexpr,
 ):
-    m = (tl.program_id(0) * TILE_M + tl.arange(0, TILE_M))[:, None]  # positions of x
-    c = (tl.program_id(1) * TILE_C + tl.arange(0, TILE_C))[None, :]
-    group = tl.program_id(2)
+    tiles = tl.cdiv(channels, TILE_C)
+    across = all_channels // channels * tiles
+    part = tl.program_id(0) // across
+    m = (part * TILE_M + tl.arange(0, TILE_M))[:, None]  # positions of x
+    columns = tl.program_id(0) % tiles * TILE_C + tl.arange(0, TILE_C)
+    c = columns[None, :]
+    group = tl.program_id(0) % across // tiles
     taps = GEOMETRY[0] * GEOMETRY[1]
     n = (m // area).to(tl.int64)
     s = m % area
@@ -279,12 +280,12 @@ def data_kernel(
         up = s // width + GEOMETRY[4] - t // GEOMETRY[1] * GEOMETRY[6]
         left = s % width + GEOMETRY[5] - t % GEOMETRY[1] * GEOMETRY[7]
         reached = (m < rows) & (up >= 0) & (left >= 0) & (up % GEOMETRY[2] == 0) & (left % GEOMETRY[3] == 0)
-        h = up // GEOMETRY[2]
-        w = left // GEOMETRY[3]
+        h = (up // GEOMETRY[2]).to(tl.int64)
+        w = (left // GEOMETRY[3]).to(tl.int64)
         reached = reached & (h < out_h) & (w < out_w)
         for start in range(0, outputs, TILE_O):
             o = start + tl.arange(0, TILE_O)
-            output = group * outputs + o
+            output = (group * outputs + o).to(tl.int64)
             place = grad + n * grad_n + output[None, :] * grad_c + h * grad_h + w * grad_w
             dy = tl.load(place, mask=reached & (o < outputs)[None, :], other=0.0).to(OPERAND)
             w_place = weight + output[:, None] * weight_o + c * (len(PLANES) * taps) + t
@@ -295,9 +296,14 @@ def data_kernel(
                 added = added + (tl.dot(dy, right, grads[i], input_precision=PRECISION),)  # noqa: RUF005
             grads = added
     inside = (m < rows) & (c < channels)
-    own = group * channels + tl.minimum(c, channels - 1)
-    value = tl.load(x + n * x_n + own * x_c + s * x_s, mask=inside, other=0.0).to(tl.float32)
-    seen = tl.load(base_input + n * base_n + own * base_c + s * base_s, mask=inside, other=0.0).to(tl.float32)
+    own = group * channels + tl.minimum(columns, channels - 1)
+    seen_c = (group * channels + c).to(tl.int64)
+    s = s.to(tl.int64)
+    value = tl.load(x + n * x_n + seen_c * x_c + s * x_s, mask=inside, other=0.0).to(tl.float32)
+    if SEPARATE:
+        seen = tl.load(base_input + n * base_n + seen_c * base_c + s * base_s, mask=inside, other=0.0).to(tl.float32)
+    else:
+        seen = value
     total, base_total, sums = chain(
         grads,
         value,
@@ -315,15 +321,15 @@ def data_kernel(
         NUMBERS,
     )
     for i in tl.static_range(len(ENTRIES)):
-        place = partials + (tl.program_id(0).to(tl.int64) * len(ENTRIES) + i) * all_channels + own
+        place = partials + (part.to(tl.int64) * len(ENTRIES) + i) * all_channels + seen_c
         tl.store(place, sums[i], mask=c < channels)
     if WANT_X:
         if not SEPARATE:
             total += base_total
-        place = grad_x + n * dx_n + own * dx_c + s * dx_s
+        place = grad_x + n * dx_n + seen_c * dx_c + s * dx_s
         tl.store(place, total.to(grad_x.dtype.element_ty), mask=inside)
     if WANT_BASE:
-        place = grad_base + n * db_n + own * db_c + s * db_s
+        place = grad_base + n * db_n + seen_c * db_c + s * db_s
         tl.store(place, base_total.to(grad_base.dtype.element_ty), mask=inside)
 
 
@@ -365,6 +371,7 @@ def weight_kernel(
     PLANES: tl.constexpr,
     NUMBERS: tl.constexpr,
     GEOMETRY: tl.constexpr,
+    SEPARATE: tl.constexpr,
     OPERAND: tl.constexpr,
     PRECISION: tl.constexpr,
     TILE_M: tl.constexpr,
@@ -372,15 +379,19 @@ def weight_kernel(
     TILE_O: tl.constexpr,
 ):
     taps = GEOMETRY[0] * GEOMETRY[1]
-    q = tl.program_id(0) * TILE_Q + tl.arange(0, TILE_Q)
-    o = (tl.program_id(1) * TILE_O + tl.arange(0, TILE_O))[None, :]
-    group = tl.program_id(2) % groups
-    part = tl.program_id(2) // groups
+    tiles_q = tl.cdiv(channels * taps, TILE_Q)
+    tiles_o = tl.cdiv(outputs, TILE_O)
+    across = groups * tiles_q * tiles_o
+    column = tl.program_id(0) % across
+    part = tl.program_id(0) // across
+    q = column % tiles_q * TILE_Q + tl.arange(0, TILE_Q)
+    o = (column // tiles_q % tiles_o * TILE_O + tl.arange(0, TILE_O))[None, :]
+    group = column // tiles_q // tiles_o
     c = q // taps
     t = q % taps
-    own = group * channels + tl.minimum(c, channels - 1)[None, :]
+    own = group * channels + tl.minimum(c, channels - 1)
     there = (c < channels)[None, :]
-    output = group * outputs + o
+    output = (group * outputs + o).to(tl.int64)
     sums = ()
     for _function in tl.static_range(len(PLANES)):
         sums = sums + (tl.zeros((TILE_Q, TILE_O), tl.float32),)  # noqa: RUF005 (Triton has no star here)
@@ -388,24 +399,26 @@ def weight_kernel(
     for start in range(part * rows_of_part, last, TILE_M):
         m = (start + tl.arange(0, TILE_M))[:, None]
         value, inside = gathered(
-            x, m, own, t[None, :], last, out_w, out_hw, height, width, x_n, x_c, x_h, x_w, there, GEOMETRY
+            x, m, own[None, :], t[None, :], last, out_w, out_hw, height, width, x_n, x_c, x_h, x_w, there, GEOMETRY
         )
         mapped = MAP(value)
         place = (
             grad
             + (m // out_hw).to(tl.int64) * grad_n
             + output * grad_c
-            + (m % out_hw) // out_w * grad_h
-            + m % out_w * grad_w
+            + ((m % out_hw) // out_w).to(tl.int64) * grad_h
+            + (m % out_w).to(tl.int64) * grad_w
         )
         dy = tl.load(place, mask=(m < last) & (o < outputs), other=0.0).to(OPERAND)
         added = ()
         for i in tl.static_range(len(PLANES)):
-            if PLANES[i] < 0:
+            if PLANES[i] < 0 and not SEPARATE:
+                plane = BASE(value)
+            elif PLANES[i] < 0:
                 seen, _also_inside = gathered(
                     base_input,
                     m,
-                    own,
+                    own[None, :],
                     t[None, :],
                     last,
                     out_w,
@@ -454,7 +467,7 @@ def convolve(values: Callable[..., Planes], call: Call, into: Contraction, size:
     assert family is not None
     x, weight, groups = call.x, into.weight.contiguous(), into.convolution.groups
     base_input = x if call.base_input is None else call.base_input
-    out_h, out_w = _output_size(x, into)
+    out_h, out_w = into.convolution.output_size(x.shape[2:], weight.shape[2:])
     batch, all_outputs = x.shape[0], weight.shape[0]
     y = torch.empty(
         (batch, all_outputs, out_h, out_w), dtype=call.dtype, device=x.device, memory_format=memory_format(x)
@@ -463,7 +476,7 @@ def convolve(values: Callable[..., Planes], call: Call, into: Contraction, size:
     rows, channels, outputs = batch * out_h * out_w, x.shape[1] // groups, all_outputs // groups
     tile_q, tile_o = _width(channels * math.prod(weight.shape[2:]), 32), _width(outputs, 64)
     with torch.cuda.device_of(x):
-        forward_kernel[(triton.cdiv(rows, ROWS), triton.cdiv(outputs, tile_o), groups)](
+        forward_kernel[(triton.cdiv(rows, ROWS) * groups * triton.cdiv(outputs, tile_o),)](
             x,
             base_input,
             weight,
@@ -478,6 +491,7 @@ def convolve(values: Callable[..., Planes], call: Call, into: Contraction, size:
             x.shape[3],
             channels,
             outputs,
+            groups,
             *x.stride(),
             *base_input.stride(),
             *y.stride(),
@@ -490,6 +504,7 @@ def convolve(values: Callable[..., Planes], call: Call, into: Contraction, size:
             NUMBERS=call.scalars,
             GEOMETRY=_geometry(into.convolution, weight),
             BIASED=into.bias is not None,
+            SEPARATE=call.base_input is not None,
             TILE_M=ROWS,
             TILE_Q=tile_q,
             TILE_O=tile_o,
@@ -522,7 +537,7 @@ def data_gradients(
     partials = torch.empty((programs, len(entries), all_channels), dtype=torch.float32, device=x.device)
     mapping = DEVICE_POINTWISE[call.input_map]
     with torch.cuda.device_of(x):
-        data_kernel[(programs, triton.cdiv(channels, tile_c), groups)](
+        data_kernel[(programs * groups * triton.cdiv(channels, tile_c),)](
             grad,
             x,
             base_input,
@@ -584,11 +599,12 @@ def weight_gradient(values: Callable[..., Planes], call: Call, into: Contraction
     rows, channels, outputs = batch * out_h * out_w, x.shape[1] // groups, all_outputs // groups
     length = channels * math.prod(weight.shape[2:])
     tile_q, tile_o = _width(length, 32), _width(outputs, 32)
-    rows_of_part = triton.cdiv(triton.cdiv(rows, PARTS), ROWS) * ROWS
+    across = groups * triton.cdiv(length, tile_q) * triton.cdiv(outputs, tile_o)
+    rows_of_part = triton.cdiv(triton.cdiv(rows, ROWS), triton.cdiv(PROGRAMS, across)) * ROWS
     parts = triton.cdiv(rows, rows_of_part)
     partials = torch.empty((parts, *weight.shape), dtype=torch.float32, device=x.device)
     with torch.cuda.device_of(x):
-        weight_kernel[(triton.cdiv(length, tile_q), triton.cdiv(outputs, tile_o), groups * parts)](
+        weight_kernel[(parts * across,)](
             grad,
             x,
             base_input,
@@ -615,6 +631,7 @@ def weight_gradient(values: Callable[..., Planes], call: Call, into: Contraction
             PLANES=planes_of(call, size),
             NUMBERS=call.scalars,
             GEOMETRY=_geometry(into.convolution, weight),
+            SEPARATE=call.base_input is not None,
             TILE_M=ROWS,
             TILE_Q=tile_q,
             TILE_O=tile_o,
