@@ -86,7 +86,7 @@ def test_compile_and_export(basis: str, ndim: int) -> None:
     assert_close(torch.compile(layer, fullgraph=True, backend="aot_eager")(x), expected)
     batch = torch.export.Dim("batch", min=1, max=64)
     program = torch.export.export(layer, (x,), dynamic_shapes=({0: batch},))
-    assert_close(program.module()(x[:1]), layer(x[:1]))
+    assert_close(program.module()(x[:1]), layer(x[:1]), 1e-4)  # sums of many layers, in another order
 
 
 @most_cases

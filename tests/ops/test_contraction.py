@@ -180,9 +180,18 @@ def test_compile_needs_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.compiler
 @pytest.mark.skipif(not ops.backends.HAS_CPP_COMPILER, reason="no C++ compiler")
-@pytest.mark.parametrize("name", ["gram2", pytest.param("spline5_3", marks=pytest.mark.slow)])
-def test_compiled_loops_agree(name: str) -> None:
-    _, tensors, call = make(name, "2d_groups")
+@pytest.mark.parametrize(
+    ("name", "form", "mixed"),
+    [
+        ("gram2", "2d_groups", False),
+        ("rbf", "2d_same", True),
+        ("rbf", "linear", False),
+        pytest.param("spline5_3", "2d_groups", False, marks=pytest.mark.slow),
+        pytest.param("rbf", "3d", False, marks=pytest.mark.slow),
+    ],
+)
+def test_compiled_loops_agree(name: str, form: str, mixed: bool) -> None:
+    _, tensors, call = make(name, form, mixed)
     values = tuple(t.float().requires_grad_() for t in tensors.values())
     compiled, eager = call(*values, backend="compile"), call(*values, backend="eager")
     assert_close(compiled, eager)

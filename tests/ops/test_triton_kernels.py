@@ -319,30 +319,40 @@ def test_implicit_product_in_every_type_and_layout(dtype: torch.dtype, layout: A
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_expansions_ordered_by_functions(form: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
     """For channels-last inputs, where they are what runs; the order is not seen outside."""
-    from kanvolution.ops.triton import functions_first
+    from kanvolution.ops import triton as kernels
 
     layout = torch.channels_last if form == "first_functions" else torch.channels_last_3d
     orders = []
-    evaluate = functions_first.evaluate
+    evaluate = kernels.evaluate
 
     def watched(*args: Any, **kwargs: Any) -> Tensor:
         orders.append(evaluate(*args, **kwargs))
         return orders[-1]
 
-    monkeypatch.setattr(functions_first, "evaluate", watched)
+    monkeypatch.setattr(kernels, "evaluate", watched)
     name, options = ("gram2", {"base": "silu"}) if dtype == torch.float32 else ("legendre7", {"keep": (0, 2, 3)})
     check_convolution(name, form, dtype, options, memory_format=layout)
-    assert len(orders) == 2 and all(e.stride(1) == 1 and e.stride(2) == e.shape[1] for e in orders)
+    assert len(orders) == 2 and all(e.stride(3) == 1 and e.stride(2) == e.shape[3] and e.shape[1] == 1 for e in orders)
 
 
-def test_what_an_expansion_ordered_by_functions_does_not_do(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_when_an_expansion_is_ordered_by_functions() -> None:
     """Contiguous inputs, groups, and channels that are no whole vectors take the other way."""
-    from kanvolution.ops.triton import functions_first
+    from kanvolution.ops.evaluation import Call
+    from kanvolution.ops.triton import writes_functions_first
 
-    monkeypatch.setattr(functions_first, "convolve", None)
-    check_convolution("gram2", "first_functions", torch.float32, {})
-    for form in ("plain", "groups_stride_dilation"):
-        check_convolution("gram2", form, torch.float32, {}, memory_format=torch.channels_last)
+    def ordered(
+        channels: int, layout: torch.memory_format, groups: int = 1, dtype: torch.dtype = torch.float32
+    ) -> bool:
+        x = torch.empty(2, channels, 4, 4, dtype=dtype, device=DEVICE).contiguous(memory_format=layout)
+        return writes_functions_first(
+            ops.legendre.values, Call(x, None, None, (), (3,), "tanh", None, dtype, "triton"), groups
+        )
+
+    assert ordered(16, torch.channels_last)
+    assert not ordered(16, torch.contiguous_format)
+    assert not ordered(16, torch.channels_last, groups=2)
+    assert not ordered(12, torch.channels_last)
+    assert not ordered(16, torch.channels_last, dtype=torch.float64)
 
 
 @pytest.mark.parametrize("wanted", [("x",), ("weight",), ("mix", "bias")], ids=str)

@@ -130,6 +130,18 @@ class Contraction(NamedTuple):
         return self.convolution(expanded, self.weight, self.bias)
 
 
+def functions_first(weight: Tensor, channels: int, layout: torch.memory_format) -> Tensor:
+    """A weight [O, channels * K, *kernel] with the functions before the channels: [O, K * channels, *kernel]."""
+    ordered = torch.empty_like(weight, memory_format=layout)
+    ordered.unflatten(1, (-1, channels)).copy_(weight.unflatten(1, (channels, -1)).transpose(1, 2))
+    return ordered
+
+
+def channels_first(weight: Tensor, channels: int) -> Tensor:
+    """The inverse of `functions_first`."""
+    return weight.unflatten(1, (-1, channels)).transpose(1, 2).flatten(1, 2)
+
+
 def _grouped_linear(x: Tensor, weight: Tensor, bias: Tensor | None, groups: int) -> Tensor:
     if groups == 1:
         return F.linear(x, weight, bias)

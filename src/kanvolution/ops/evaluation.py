@@ -38,6 +38,8 @@ class Call(NamedTuple):
     dtype: torch.dtype
     backend: str
     keep: tuple[int, ...] | None = None
+    groups: int | None = None
+    """Groups of channels in which functions come before channels; None: channels come before functions."""
 
     def differentiable(self) -> list[Tensor]:
         """The tensors that there are, in order."""
@@ -63,20 +65,20 @@ def memory_format(x: Tensor) -> torch.memory_format:
     return formats[x.ndim] if last else torch.contiguous_format
 
 
-def empty_expansion(x: Tensor, size: int, dtype: torch.dtype, functions_first: bool = False) -> Tensor:
-    """An uninitialised [N, C, K, *S] tensor whose flattening to [N, C*K, *S] has the memory format of x.
+def inner_sizes(x: Tensor, size: int, groups: int | None) -> tuple[int, ...]:
+    """Channels and functions of an expansion: (C, K) or, with `groups`, (groups, K, C / groups)."""
+    channels = x.shape[1]
+    return (channels, size) if groups is None else (groups, size, channels // groups)
 
-    With `functions_first`, which is for channels-last x, it is the flattening to [N, K*C, *S] that has it.
-    """
-    batch, channels, *space = x.shape
-    if memory_format(x) != torch.contiguous_format:
-        last = x.ndim
-        order = (0, last - 1, last, *range(1, last - 1))
-        if functions_first:
-            order = (0, last, last - 1, *range(1, last - 1))
-            channels, size = size, channels
-        return torch.empty((batch, *space, channels, size), dtype=dtype, device=x.device).permute(order)
-    return torch.empty((batch, channels, size, *space), dtype=dtype, device=x.device)
+
+def empty_expansion(x: Tensor, size: int, dtype: torch.dtype, groups: int | None = None) -> Tensor:
+    """An uninitialised expansion [N, *inner_sizes, *S]; its flattening to [N, C*K, *S] has the memory format of x."""
+    batch, _, *space = x.shape
+    inner = inner_sizes(x, size, groups)
+    if memory_format(x) == torch.contiguous_format:
+        return torch.empty((batch, *inner, *space), dtype=dtype, device=x.device)
+    last = torch.empty((batch, *space, *inner), dtype=dtype, device=x.device)
+    return last.movedim(tuple(range(1, x.ndim - 1)), tuple(range(2 - x.ndim, 0)))
 
 
 def laid_out(x: Tensor, size: int, weight: Tensor) -> Tensor:
@@ -97,30 +99,34 @@ def stack(values: Callable[..., Planes], call: Call) -> Tensor:
     if torch.compiler.is_compiling() and call.base == "identity":
         # Were x itself among the planes, the compiler would copy each of them into place in a loop of its own.
         planes[0] = planes[0].neg().neg()
-    if memory_format(call.x) != torch.contiguous_format:
-        stacked = torch.stack([plane.movedim(1, -1) for plane in planes], dim=-1).movedim((-2, -1), (1, 2))
-    else:
-        stacked = torch.stack(planes, dim=2)
-    return stacked.to(call.dtype)
+    planes = [_grouped(plane, call.groups) for plane in planes]
+    if memory_format(call.x) == torch.contiguous_format:
+        return torch.stack(planes, dim=2).to(call.dtype)
+    # In the order of memory: space before channels and functions.
+    inner = 1 if call.groups is None else 2
+    planes = [plane.movedim(tuple(range(1, 1 + inner)), tuple(range(-inner, 0))) for plane in planes]
+    stacked = torch.stack(planes, dim=-inner)
+    return stacked.movedim(tuple(range(-inner - 1, 0)), tuple(range(1, 2 + inner))).to(call.dtype)
 
 
 def evaluate(values: Callable[..., Planes], call: Call, size: int) -> Tensor:
-    """The result, [N, C, size, *S], by the backend of the call; not to be differentiated."""
+    """The result by the backend of the call, as `empty_expansion` is; not to be differentiated."""
     if call.backend == "triton":
         from kanvolution.ops import triton as kernels
 
         if kernels.supports(values, call):
             return kernels.evaluate(values, call, size)
     if call.backend == "compile" and call.x.numel():
+        call = _with_columns(call)
         function = compiled(_make_values, values, call.with_tensors([_key(t) for t in call.differentiable()]), size)
         with torch.no_grad():
             return function(*map(any_size, call.differentiable()))
-    out = empty_expansion(call.x, size, call.dtype)
+    out = empty_expansion(call.x, size, call.dtype, call.groups)
     for block in _blocks(call.x):
         # One plane at a time: a family that yields never has all of them in memory beside the result.
-        target = block(out, 3)
+        target = block(out, out.ndim - call.x.ndim + 2)
         for k, plane in enumerate(_result_planes(values, block.of(call))):
-            target[:, :, k].copy_(plane)
+            target[:, :, k].copy_(_grouped(plane, call.groups))
     return out
 
 
@@ -134,10 +140,13 @@ def evaluate_gradients(
         if kernels.supports(values, call):
             return kernels.evaluate_gradients(values, call, grad, wanted)
     if call.backend == "compile" and call.x.numel():
+        targets = [t for t, want in zip(call.differentiable(), wanted, strict=True) if want]
+        call = _with_columns(call)
         key = call.with_tensors([_key(t) for t in call.differentiable()])
         function = compiled(_make_gradients, values, vjp, key, _key(grad), wanted)
         with torch.no_grad():
-            return list(function(any_size(grad), *map(any_size, call.differentiable())))
+            found = function(any_size(grad), *map(any_size, call.differentiable()))
+        return [conform(value, target) for value, target in zip(found, targets, strict=True)]
     blocks = list(_blocks(call.x))
     if len(blocks) == 1:
         return [conform(value, t) for value, t in zip(*_gradients(values, vjp, call, grad, wanted), strict=True)]
@@ -147,7 +156,7 @@ def evaluate_gradients(
     summed: list[Tensor] = []
     targets: list[Tensor] = []
     for block in blocks:
-        found, targets = _gradients(values, vjp, block.of(call), block(grad, 3), wanted)
+        found, targets = _gradients(values, vjp, block.of(call), block(grad, grad.ndim - call.x.ndim + 2), wanted)
         for whole, value in zip(written, found, strict=False):
             block(whole, 2).copy_(value)
         rest = found[len(written) :]
@@ -173,7 +182,8 @@ def _gradients(
     flags = list(wanted)
     want_x, want_base = flags.pop(0), call.base_input is not None and flags.pop(0)
     want_mix = mix is not None and flags.pop(0)
-    grads = [_dense_like(plane.to(dtype), work) for plane in grad.unbind(2)]
+    planes = grad.unbind(2) if call.groups is None else [plane.flatten(1, 2) for plane in grad.unbind(2)]
+    grads = [_dense_like(plane.to(dtype), work) for plane in planes]
     found: list[Tensor] = []
     if mix is not None:
         if want_mix:
@@ -204,6 +214,10 @@ def _gradients(
             if want:
                 found.append(tensor_grad if isinstance(tensor_grad, Tensor) else tensor_grad())
     return found, [t for t, want in zip(targets, wanted, strict=True) if want]
+
+
+def _grouped(plane: Tensor, groups: int | None) -> Tensor:
+    return plane if groups is None else plane.unflatten(1, (groups, -1))
 
 
 def _planes(values: Callable[..., Planes], call: Call) -> Iterator[Tensor]:
@@ -332,11 +346,18 @@ def _key(tensor: Tensor) -> Any:
     return _Key(tensor.dtype, tensor.ndim, memory_format(tensor))
 
 
+def _with_columns(call: Call) -> Call:
+    """The call with the values of each function of all channels side by side, as a loop over channels reads them."""
+    mix = None if call.mix is None else call.mix.movedim(0, -1).contiguous().movedim(-1, 0)
+    tensors = tuple(t.movedim(0, -1).contiguous().movedim(-1, 0) for t in call.tensors)
+    return call._replace(mix=mix, tensors=tensors)
+
+
 def _make_values(values: Callable[..., Planes], call: Call, size: int) -> Callable[..., Tensor]:
     def expand(*tensors: Tensor) -> Tensor:
         own = call.with_tensors(tensors)
-        if memory_format(own.x) != torch.contiguous_format:
-            return stack(values, own)  # functions innermost: one loop writes whole vectors
+        if own.groups is not None or memory_format(own.x) != torch.contiguous_format:
+            return stack(values, own)  # one loop writes all functions
         out = empty_expansion(own.x, size, own.dtype)
         for k, plane in enumerate(_result_planes(values, own)):
             out[:, :, k] = plane

@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 
 from kanvolution.ops.backends import resolve_backend
-from kanvolution.ops.convolution import CONVOLUTION_SCHEMA, Contraction, Convolution
+from kanvolution.ops.convolution import CONVOLUTION_SCHEMA, Contraction, Convolution, channels_first, functions_first
 from kanvolution.ops.evaluation import (
     Call,
     Planes,
@@ -41,6 +41,7 @@ from kanvolution.ops.evaluation import (
     evaluate,
     evaluate_gradients,
     gradients,
+    inner_sizes,
     laid_out,
     memory_format,
     stack,
@@ -298,16 +299,38 @@ class _Operator:
             return evaluate(self.family.values, call, self.family._result_size(call))
         convolution, weight, bias = own = _at(into, call.dtype)
         if call.backend == "triton":
-            from kanvolution.ops.triton import functions_first, implicit_gemm
+            from kanvolution.ops.triton import implicit_gemm
 
-            for kernels in (implicit_gemm, functions_first):
-                if kernels.takes("forward", self.family.values, call, own):
-                    return kernels.convolve(self.family.values, call, own, self.family._result_size(call))
-        expanded = self._expand(_laid_out(call, self.family._result_size(call), weight))
-        return convolution(expanded, weight, bias).contiguous(memory_format=memory_format(call.x))
+            if implicit_gemm.takes("forward", self.family.values, call, own):
+                return implicit_gemm.convolve(self.family.values, call, own, self.family._result_size(call))
+        inside, weight = self._inside(call, own)
+        return convolution(self._expand(inside), weight, bias).contiguous(memory_format=memory_format(call.x))
 
     def _expand(self, call: Call) -> Tensor:
-        return evaluate(self.family.values, call, self.family._result_size(call)).flatten(1, 2)
+        return _flat(evaluate(self.family.values, call, self.family._result_size(call)), call)
+
+    def _inside(self, call: Call, into: Contraction) -> tuple[Call, Tensor]:
+        """The call and the weight in the layout and order that are fastest on x's device.
+
+        Where channels lie next to each other in memory, functions come before the channels of a group: kernels and
+        loops over channels then write and read whole vectors. The order is seen nowhere else.
+        """
+        weight, groups = into.weight, into.convolution.groups
+        size = self.family._result_size(call)
+        call = _laid_out(call, size, weight)
+        width = call.x.shape[1] // groups
+        if call.backend == "triton":
+            from kanvolution.ops.triton import writes_functions_first
+
+            first = writes_functions_first(self.family.values, call, groups)
+        else:
+            large = call.x.device.type == "cpu" and call.x.numel() * size >= weight.numel()
+            neighbours = call.x.ndim == 2 or memory_format(call.x) != torch.contiguous_format
+            first = large and neighbours and width > 1
+        if not first:
+            return call, weight
+        layout = memory_format(call.x) if call.backend == "triton" else torch.contiguous_format
+        return call._replace(groups=groups), functions_first(weight, width, layout)
 
     def _fake_forward(self, *arguments: Any) -> Tensor:
         call, into = self.unpack(arguments)
@@ -355,27 +378,31 @@ class _Operator:
             return evaluate_gradients(values, vjp, call, grad, inner)
         convolution, weight, _ = own = _at(into, call.dtype)
         if call.backend == "triton":
-            from kanvolution.ops.triton import functions_first, implicit_gemm
+            from kanvolution.ops.triton import implicit_gemm
 
-            for kernels in (implicit_gemm, functions_first):
-                if not kernels.takes("backward", values, call, own):
-                    continue
+            if implicit_gemm.takes("backward", values, call, own):
                 size = self.family._result_size(call)
-                found = kernels.gradients(values, call, own, size, grad, (*outer, *inner))
+                found = implicit_gemm.gradients(values, call, own, size, grad, (*outer, *inner))
                 targets = [t for t, want in zip((into.weight, into.bias), outer, strict=True) if want and t is not None]
                 count = len(targets)
                 return [g.to(t.dtype) for g, t in zip(found, targets, strict=False)] + found[count:]
-        inside = _laid_out(call, self.family._result_size(call), weight)
+        inside, weight = self._inside(call, own)
         grad = grad.contiguous(memory_format=memory_format(inside.x))
         size = self.family._result_size(call)
         # Without a gradient of the weight, the sizes of the expansion alone are needed.
-        expanded = self._expand(inside) if outer[0] else empty_expansion(inside.x, size, call.dtype).flatten(1, 2)
+        expanded = (
+            self._expand(inside)
+            if outer[0]
+            else _flat(empty_expansion(inside.x, size, call.dtype, inside.groups), inside)
+        )
         found = convolution.gradients(grad, expanded, weight, (any(inner), *outer))
         del expanded
         grad_expanded, grad_weight, grad_bias = found
+        if grad_weight is not None and inside.groups is not None:
+            grad_weight = channels_first(grad_weight, call.x.shape[1] // inside.groups)
         results = [g.to(into.weight.dtype).contiguous() for g in (grad_weight, grad_bias) if g is not None]
         if grad_expanded is not None:
-            unflattened = grad_expanded.unflatten(1, (call.x.shape[1], size))
+            unflattened = grad_expanded.unflatten(1, inner_sizes(inside.x, size, inside.groups))
             targets = [t for t, want in zip(call.differentiable(), inner, strict=True) if want]
             for value, target in zip(evaluate_gradients(values, vjp, inside, unflattened, inner), targets, strict=True):
                 results.append(conform(value, target))
@@ -423,6 +450,10 @@ def _at(into: Contraction, dtype: torch.dtype) -> Contraction:
 def _laid_out(call: Call, size: int, weight: Tensor) -> Call:
     base_input = None if call.base_input is None else laid_out(call.base_input, size, weight)
     return call._replace(x=laid_out(call.x, size, weight), base_input=base_input)
+
+
+def _flat(expanded: Tensor, call: Call) -> Tensor:
+    return expanded.flatten(1, expanded.ndim - call.x.ndim + 1)
 
 
 _operator_names: set[str] = set()

@@ -7,7 +7,7 @@ they run on CPU tensors, slowly: that is how they are tested without a GPU.
 from kanvolution.ops.triton.expand import evaluate, evaluate_gradients
 from kanvolution.ops.triton.families import DEVICE_FAMILIES, Family
 from kanvolution.ops.triton.pointwise import DEVICE_POINTWISE
-from kanvolution.ops.triton.support import CONDITIONS, supports, unmet
+from kanvolution.ops.triton.support import CONDITIONS, supports, unmet, writes_functions_first
 
 __all__ = [
     "CONDITIONS",
@@ -18,4 +18,5 @@ __all__ = [
     "evaluate_gradients",
     "supports",
     "unmet",
+    "writes_functions_first",
 ]

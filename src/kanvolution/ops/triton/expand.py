@@ -405,14 +405,19 @@ def tile(call: Call, strides: tuple[int, ...]) -> tuple[int, int]:
     return elements, 1
 
 
-def evaluate(values: Callable[..., Planes], call: Call, size: int, functions_first: bool = False) -> Tensor:
-    """The result [N, C, size, *S] of a call that `supports` says yes to; see `empty_expansion`."""
+def _by_channels(expanded: Tensor, call: Call) -> Tensor:
+    """[N, C, K, *S], a view of an expansion that may have functions before channels."""
+    return expanded if call.groups is None else expanded.squeeze(1).transpose(1, 2)
+
+
+def evaluate(values: Callable[..., Planes], call: Call, size: int) -> Tensor:
+    """The result of a call that `supports` says yes to, as `empty_expansion` is."""
     family = device_family(values)
     assert family is not None
     x, x_strides = flat(call.x, 2)
     base_input, base_strides = (x, x_strides) if call.base_input is None else flat(call.base_input, 2)
-    out = empty_expansion(call.x, size, call.dtype, functions_first)
-    out_strides = flat_strides(out, 3)
+    out = empty_expansion(call.x, size, call.dtype, call.groups)
+    out_strides = flat_strides(_by_channels(out, call), 3)
     assert out_strides is not None
     batch, channels, space = x.shape[0], x.shape[1], math.prod(x.shape[2:])
     mix, mix_stride, results = combination(call)
@@ -456,7 +461,7 @@ def evaluate_gradients(
     assert family is not None
     x, x_strides = flat(call.x, 2)
     base_input, base_strides = (x, x_strides) if call.base_input is None else flat(call.base_input, 2)
-    grad, grad_strides = flat(grad, 3)
+    grad, grad_strides = flat(_by_channels(grad, call), 3)
     flags = list(wanted)
     want_x, want_base = flags.pop(0), call.base_input is not None and flags.pop(0)
     want_mix = call.mix is not None and flags.pop(0)

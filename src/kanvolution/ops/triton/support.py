@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import torch
 
-from kanvolution.ops.evaluation import Call, Planes
+from kanvolution.ops.evaluation import Call, Planes, memory_format
 from kanvolution.ops.triton.families import device_family
 from kanvolution.ops.triton.pointwise import DEVICE_POINTWISE
 
@@ -30,6 +30,10 @@ CONDITIONS: dict[str, Callable[[Callable[..., Planes], Call], bool]] = {
 }
 
 
+VECTOR = 8
+"""Channels that a thread reads at once, at most."""
+
+
 def unmet(values: Callable[..., Planes], call: Call) -> list[str]:
     """The names of the conditions that the call does not meet."""
     return [name for name, holds in CONDITIONS.items() if not holds(values, call)]
@@ -38,3 +42,14 @@ def unmet(values: Callable[..., Planes], call: Call) -> list[str]:
 def supports(values: Callable[..., Planes], call: Call) -> bool:
     """Whether the kernels evaluate this call."""
     return not unmet(values, call)
+
+
+def writes_functions_first(values: Callable[..., Planes], call: Call, groups: int) -> bool:
+    """Whether the expansion inside of a convolution has its functions before its channels.
+
+    In the order of the weight, channel by channel (c * K + k), the values of one function lie K apart in a
+    channels-last expansion: a kernel would write and read them one by one. Function by function (k * C + c), channels
+    lie next to each other as they do in x.
+    """
+    last = memory_format(call.x) != torch.contiguous_format
+    return last and groups == 1 and call.x.shape[1] % VECTOR == 0 and supports(values, call)
