@@ -38,6 +38,7 @@ def main() -> None:
     parser.add_argument("settings", nargs="*", default=SETTINGS, help="of every training")
     parser.add_argument("--search", nargs="+", default=SEARCH, help="of kanvolution tune")
     options = parser.parse_args()
+    RESULTS.mkdir(parents=True, exist_ok=True)
     for backend in options.backends:
         file = RESULTS / f"{options.name}-{backend}.json"
         if file.exists():
