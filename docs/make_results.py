@@ -96,8 +96,17 @@ def quantization() -> list[str]:
     rows = []
     for name, run in load("quantize/*.json").items():
         before, after = run["metrics"]["top1"]
-        rows.append([f"`{name}`", percent(before), percent(after), *(f"{run['bytes'][i] / 1e6:.2f}" for i in (0, 1))])
-    return table(["result", "top-1 float32 (%)", "8-bit (%)", "file (MB)", "8-bit file (MB)"], rows, 1)
+        rows.append(
+            [
+                f"`{name}`",
+                percent(before),
+                percent(after),
+                *(f"{run['bytes'][i] / 1e6:.2f}" for i in (0, 1)),
+                f"{run['speedup']['64']:.2f}",
+            ]
+        )
+    head = ["result", "top-1 float32 (%)", "8-bit (%)", "file (MB)", "8-bit file (MB)", "times as fast, 64 images"]
+    return table(head, rows, 1)
 
 
 def pruning() -> list[str]:
@@ -108,6 +117,18 @@ def pruning() -> list[str]:
         for i, step in enumerate(run["steps"])
     ]
     return table(["result", "step", "parameters", "operations", "top-1 (%)"], rows, 1)
+
+
+def search() -> list[str]:
+    """Studies, and what they found trained again."""
+    rows = []
+    for name, run in load("tune/*.json").items():
+        again = [f"{percent(run['again'][key]['mean'])} ± {percent(run['again'][key]['std'])}" for key in _ENDS]
+        rows.append([f"`{name}`", str(len(run["trials"])), f"{run['seconds']:.1f}", *again])
+    return table(["result", "trials", "seconds", "top-1 at the start, again (%)", "of the best, again (%)"], rows, 1)
+
+
+_ENDS = ("default", "best")
 
 
 def adapters() -> list[str]:
@@ -166,6 +187,7 @@ def page() -> str:
         ("Structures on MNIST", "Ten epochs each; see [structures](structures.md).", structures()),
         ("8-bit integers", "See [quantization](quantize.md).", quantization()),
         ("Pruning", "See [pruning](prune.md). Step 0 is the network before.", pruning()),
+        ("Search", "Five epochs on the digits; three seeds that the study did not see; see [tune](tune.md).", search()),
         ("Adapters", "A network for MNIST, adapted to turned digits; see [adapting](adapt.md).", adapters()),
     ]
     lines = [
