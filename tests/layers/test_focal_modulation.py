@@ -81,12 +81,13 @@ def test_gradients(basis: str, ndim: int) -> None:
 
 @few_cases
 def test_compile_and_export(basis: str, ndim: int) -> None:
-    layer, x = make(basis, ndim, norm="layer").eval(), image(ndim)
+    # In float64: the sums of many layers, made in another order, are near the tolerance of float32.
+    layer, x = make(basis, ndim, norm="layer", dtype=torch.float64).eval(), image(ndim).double()
     expected = layer(x)
     assert_close(torch.compile(layer, fullgraph=True, backend="aot_eager")(x), expected)
     batch = torch.export.Dim("batch", min=1, max=64)
     program = torch.export.export(layer, (x,), dynamic_shapes=({0: batch},))
-    assert_close(program.module()(x[:1]), layer(x[:1]), 1e-4)  # sums of many layers, in another order
+    assert_close(program.module()(x[:1]), layer(x[:1]))
 
 
 @most_cases
