@@ -29,7 +29,7 @@ from kanvolution.train.with_loss import ModelWithLoss
 Config = Mapping[str, Any]
 
 _NARROWEST, _WIDEST = 2.0**-10, 2.0**10
-_TURNS, _FINAL_TURNS = 5, 15
+_TURNS, _FINAL_TURNS = 9, 31
 
 
 class BudgetError(ValueError):
