@@ -27,12 +27,14 @@ from kanvolution.files import write_json
 
 RESULTS = ROOT / "benchmarks" / "results" / "studies"
 PICTURES = ROOT / "docs" / "pictures"
-COMMON = ["trainer.cpu=true", "tracker=none"]
+# Few epochs on the digits of scikit-learn, with a rate and a warm-up for so few.
+COMMON = ["optim.lr=0.005", "schedule.warmup_epochs=0.5", "trainer.cpu=true", "tracker=none"]
+_SMALL = ["model=simple4", "model.width_scale=0.25", "data.augment=none", "trainer.epochs=6", "seed=0,1"]
 STUDIES: dict[str, list[str]] = {
-    "bases": ["model.width_scale=0.125", "trainer.epochs=10", "seed=0,1"],
-    "dropout": ["model=simple4", "model.width_scale=0.25", "data.augment=none", "trainer.epochs=20"],
-    "penalties": ["model=simple4", "model.width_scale=0.25", "data.augment=none", "trainer.epochs=20"],
-    "scaling": ["trainer.epochs=8"],
+    "bases": ["model.width_scale=0.125", "trainer.epochs=5", "seed=0,1"],
+    "dropout": _SMALL,
+    "penalties": _SMALL,
+    "scaling": ["trainer.epochs=5", "seed=0,1"],
 }
 
 
