@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from kanvolution.cli.command import FAILED, INTERRUPTED, fail, register_command
 from kanvolution.cli.imports import add_import
 from kanvolution.cli.text import markdown, table
+from kanvolution.registry import unknown_name
 
 if TYPE_CHECKING:
     from kanvolution.cli.multirun import Job, Outcome
@@ -84,6 +85,9 @@ def run_study(study: Study, out: str | None, stem: str) -> int:
         outcomes = [_timed(outcome) for outcome in outcomes]
     found = {outcome.job.overrides: outcome for outcome in outcomes}
     entries = summarise([replace(found[job.overrides], job=job) for job in jobs])
+    names = {name for entry in entries for name in entry["metrics"]}
+    if names and study.metric not in names:
+        raise ValueError(f"{unknown_name('metric', study.metric, names)} The runs are kept for the next call.")
     if study.best_first:
         entries = _best_first(entries, study)
     title = study.help or study.name
