@@ -25,20 +25,21 @@ from kanvolution.study import study_figure
 RESULTS = ROOT / "benchmarks" / "results" / "studies"
 PICTURES = ROOT / "docs" / "pictures" / "studies"
 RUNS = ROOT / "runs" / "studies"
-COMMON = ["data=digits", "seed=0,1", "trainer.batch_size=128", "trainer.cpu=true", "tracker=none"]
-KEPT = ("top1", "loss")
-SMALL = "model.width_scale=0.25"
+# Few epochs on the digits of scikit-learn, with a learning rate and a warm-up for so few.
+COMMON = ["data=digits", "seed=0,1", "optim.lr=0.005", "schedule.warmup_epochs=0.5", "trainer.cpu=true", "tracker=none"]
 STUDIES = {
     "bases": [
-        SMALL,
+        "model.width_scale=0.125",
         "conv=identity,spline,rbf,chebyshev,legendre,gram,jacobi,bernstein,fourier,relu,wavelet",
-        "norm=batch,layer,none",
-        "trainer.epochs=6",
+        "norm=batch,none",
+        "trainer.epochs=5",
     ],
-    "dropout": [SMALL, "conv=gram", "rate=0.1,0.25", "data.augment=none", "trainer.epochs=12"],
-    "penalties": [SMALL, "conv=gram", "strength=1e-4,1e-3,1e-2", "data.augment=none", "trainer.epochs=12"],
-    "scaling": ["size=0.125,0.25,0.5", "trainer.epochs=8"],
+    "dropout": ["model.width_scale=0.25", "rate=0.1,0.5", "data.augment=none", "trainer.epochs=8"],
+    "penalties": ["model.width_scale=0.25", "data.augment=none", "trainer.epochs=8"],
+    "scaling": ["size=0.125,0.25,0.5", "trainer.epochs=5"],
 }
+KEPT = ("top1", "loss")
+"""Metrics that are stored."""
 
 
 def main() -> None:

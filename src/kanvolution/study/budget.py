@@ -29,7 +29,7 @@ from kanvolution.train.with_loss import ModelWithLoss
 Config = Mapping[str, Any]
 
 _NARROWEST, _WIDEST = 2.0**-10, 2.0**10
-_TURNS, _FINAL_TURNS = 5, 15
+_TURNS, _FINAL_TURNS = 9, 31
 
 
 class BudgetError(ValueError):
@@ -119,8 +119,8 @@ def _training_step(candidate: Candidate) -> Callable[[], None]:
     layout = {"memory_format": torch.channels_last} if trainer.channels_last else {}
     model: Any = candidate.network()
     model.to(device, **layout)
-    if trainer.grad_checkpointing:
-        model.set_grad_checkpointing(True)
+    if trainer.grad_checkpointing:  # the engine refuses it for a model without
+        getattr(model, "set_grad_checkpointing", bool)(True)
     optimizer: Any = create_optim(config["optim"], model)
     task = create_task(config["task"], candidate.data.info)
     objective = Objective(task, model)
@@ -227,7 +227,7 @@ def _rounded(value: float) -> float:
 
 def _replaced(config: Config, key: str, value: float) -> dict[str, Any]:
     """The config with another value of a key. Raises ConfigError where it has no such key."""
-    name, _, rest = key.partition(".")
-    if name not in config or (rest and not isinstance(config[name], Mapping)):
-        raise ConfigError(f"budget.key (={key!r}) is no key of the configuration; name the width of the network")
-    return {**config, name: _replaced(config[name], rest, value) if rest else value}
+    group, _, name = key.partition(".")
+    if not isinstance(config.get(group), Mapping) or name not in config[group]:
+        raise ConfigError(f"budget.key (={key!r}) is no key of this configuration; name the width of the network")
+    return {**config, group: {**config[group], name: value}}

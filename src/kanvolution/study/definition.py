@@ -245,21 +245,27 @@ def read_study(source: str | Path) -> Study:
 def _study(name: str, entries: Mapping[str, Any]) -> Study:
     axes = {axis: _axis(axis, points) for axis, points in entries["axes"].items()}
     first = next(iter(axes))
-    points = {label: _overrides(label, given) for label, given in (entries.get("points") or {}).items()}
+    points = entries.get("points") or {}
+    if not isinstance(points, dict):
+        raise ValueError(f"points (={points!r}) must be names with overrides, {{NAME: KEY=VALUE}}")
+    points = {label: _overrides(label, given) for label, given in points.items()}
     for label in points:
         if label in axes[first]:
             raise ValueError(f"points: {label!r} is a point of axis {first!r} already; choose another name")
-    if entries.get("budget") and points:
+    budget = _budget(entries["budget"], axes) if entries.get("budget") else None
+    if budget is not None and points:
         raise ValueError("points: a study with a budget has none; make them points of an axis")
+    if budget is not None and entries.get("experiments"):
+        raise ValueError("experiments: a study with a budget has none; write experiment=NAME into settings or points")
     return Study(
         name,
-        entries.get("help") or "",
+        str(entries.get("help") or ""),
         axes,
         _overrides("settings", entries.get("settings") or []),
         points,
-        _budget(entries["budget"], axes) if entries.get("budget") else None,
-        entries.get("metric") or "top1",
-        _picture(entries.get("picture") or {}, axes),
+        budget,
+        str(entries.get("metric") or "top1"),
+        _picture(entries.get("picture") or {}, [*axes, BUDGET] if budget else axes),
         tuple(_list("experiments", entries.get("experiments") or [])),
         _switch(entries, "evaluation"),
         _switch(entries, "best_first"),
@@ -325,10 +331,11 @@ def _budget(given: Any, axes: Mapping[str, Mapping[str, Overrides]]) -> Budget:
     return Budget(tuple(hold), found, options.get("key") or Budget.key)
 
 
-def _picture(given: Any, axes: Mapping[str, Any]) -> Picture:
+def _picture(given: Any, axes: Iterable[str]) -> Picture:
     options = _options("picture", given, [f.name for f in dataclasses.fields(Picture)])
-    known = [*(axis for axis in axes if axis != SEED), BUDGET, "parameters", "seconds"]
+    own = [axis for axis in axes if axis != SEED]
     for place, name in options.items():
+        known = [*own, "parameters", "seconds"] if place == "x" else own
         if name not in known:
             raise ValueError(unknown_name(f"picture.{place}", name, known))
     return Picture(**options)

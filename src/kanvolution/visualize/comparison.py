@@ -90,7 +90,7 @@ def comparison_figure(
     figure.suptitle(title, fontsize=11)
     handles, names = drawn[0].get_legend_handles_labels()
     if len(names) > 1:
-        figure.legend(handles, names, loc="outside right upper", frameon=False, title=", ".join(told), fontsize=9)
+        figure.legend(handles, names, loc="outside right center", frameon=False, title=", ".join(told), fontsize=9)
     return figure
 
 
