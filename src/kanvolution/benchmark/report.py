@@ -12,7 +12,8 @@ def line(results: Sequence[Row]) -> str:
     """One line for the results of a case: the training steps in units of the roof's."""
     roof = results[0]
     texts = [f"{roof['case']:8s} {roof['basis']:13s} roof step {1e3 * roof['step']['median']:8.1f} ms"]
-    texts += [f"{r['contestant']} {ratio(r, roof, 'step') or 'wrong (%.0e)' % r['error']}" for r in results[1:]]
+    for r in results[1:]:
+        texts.append(f"{r['contestant']} " + (ratio(r, roof, "step") or f"wrong ({r['error']:.0e})"))
     return "  ".join(texts)
 
 

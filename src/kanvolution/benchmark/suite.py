@@ -65,21 +65,21 @@ def run(
                 report(line(found))
         options = asdict(settings)
         del options["threads"], options["peer"]  # the machine's; whether a peer took part is in the results
-        return {"machine": machine(settings), "options": options, "cases": facts, "results": results}
+        return {"machine": machine(settings.device), "options": options, "cases": facts, "results": results}
     finally:
         torch.set_num_threads(before)
 
 
-def machine(settings: Settings | None = None) -> dict[str, Any]:
-    """The processor, threads and versions that a measurement holds for."""
+def machine(device: str = "cpu") -> dict[str, Any]:
+    """The processor, device, threads and versions that a measurement holds for."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    gpu = settings is not None and torch.device(settings.device).type == "cuda"
+    gpu = torch.device(device).type == "cuda"
     return {
         "cpu": names[0] if names else platform.processor() or platform.machine(),
         "capability": torch.backends.cpu.get_cpu_capability(),
-        **({"gpu": torch.cuda.get_device_name(settings.device)} if gpu else {}),
+        **({"gpu": torch.cuda.get_device_name(device)} if gpu else {}),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "python": platform.python_version(),

@@ -50,9 +50,7 @@ def bench(options: argparse.Namespace) -> int:
     """Measure, print a line for each case, and write the results where asked to."""
     from kanvolution import benchmark
 
-    record = benchmark.run(
-        options.bases, options.cases, settings(options), report=lambda line: print(line, flush=True)
-    )
+    record = benchmark.run(options.bases, options.cases, settings(options), report=lambda line: print(line, flush=True))
     if options.output:
         write(record, Path(options.output))
     return 0 if all(result["correct"] for result in record["results"]) else FAILED
