@@ -9,7 +9,8 @@ from PIL import Image
 from kanvolution.cli import main
 from kanvolution.data import DataInfo, DataSets, TensorImages, create_data
 from kanvolution.train import Run, evaluate, find_checkpoint, load_run, save_run
-from kanvolution.train.evaluate import check_same_images, class_results
+from kanvolution.train.evaluate import check_same_images, class_results, mean_of_flips
+from kanvolution.train.tasks.classification import Classification
 from tests.train.toy import CHANNELS, toy_data, toy_model
 
 INFO = DataInfo("a", 1, (8, 8), ("x", "y", "z"), mean=(0.5,), std=(0.25,))
@@ -161,3 +162,36 @@ def test_data_prepared_by_the_caller_are_taken_as_they_are() -> None:
     with torch.no_grad():
         expected = (model(images).argmax(1) == labels).float().mean()
     assert found.metrics["top1"] == pytest.approx(float(expected))
+
+
+def test_flips_average_the_outputs_for_an_image_and_its_mirror_image() -> None:
+    data, model = toy_data(), toy_model().eval()
+    seen: list[torch.Tensor] = []
+
+    class Seen(Classification):
+        def update(self, outputs, target):
+            seen.append(outputs)
+            super().update(outputs, target)
+
+    found = evaluate(Run(Path("run"), model, data.info, 1), data, task=Seen(data.info), device="cpu", flips=True)
+    images = torch.stack([image for image, _ in data.val])
+    with torch.no_grad():
+        plain, expected = model(images), (model(images) + model(images.flip(3))) / 2
+    assert found.images == len(images)
+    torch.testing.assert_close(torch.cat(seen), expected)
+    assert not torch.allclose(expected, plain, atol=1e-4)
+
+
+def test_a_map_is_mirrored_back_before_it_is_averaged() -> None:
+    """Each pixel is classified by itself, so that mirrored twice it gets the same outputs again."""
+    model = torch.nn.Conv2d(1, 2, 1)
+    images = torch.rand(3, 1, 4, 5, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        torch.testing.assert_close(mean_of_flips(model, images), model(images))
+
+
+def test_the_command_tells_that_it_flipped(run, capsys) -> None:
+    assert main(["eval", run, "--cpu", "--flips"]) == 0
+    assert "each with its mirror image" in capsys.readouterr().out.splitlines()[0]
+    assert main(["eval", run, "--cpu", "--flips", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["flips"] is True

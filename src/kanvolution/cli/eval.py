@@ -22,6 +22,7 @@ def _arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--checkpoint", default="last", metavar="WHICH", help="the last (default) or the best weights")
     parser.add_argument("--batch-size", type=int, default=256, metavar="N", help="images taken at once (256)")
+    parser.add_argument("--flips", action="store_true", help="average the outputs for each image and its mirror image")
     parser.add_argument("--cpu", action="store_true", help="use the CPU even where there is a GPU")
     parser.add_argument("--json", action="store_true", help="print JSON, with the tables of the task")
     add_import(parser)
@@ -36,12 +37,15 @@ def evaluate(options: argparse.Namespace) -> int:
     run = load_run(find_checkpoint(options.run_folder, options.checkpoint))
     name, data, task = run_data("eval", options.run_folder, run, options.overrides)
     device = "cpu" if options.cpu else None
-    found = evaluate(run, data, task=task, batch_size=options.batch_size, device=device)
+    found = evaluate(run, data, task=task, batch_size=options.batch_size, device=device, flips=options.flips)
     if options.json:
         values = {"run": options.run_folder, "checkpoint": options.checkpoint, "epoch": run.epoch, "data": name}
+        values["flips"] = options.flips
         print(json.dumps({**values, **dataclasses.asdict(found)}, indent=2))
         return 0
-    print(f"{options.run_folder}, epoch {run.epoch}, on {found.images:,} images of {name} in {found.seconds:.1f} s\n")
+    flipped = ", each with its mirror image," if options.flips else ""
+    images = f"{found.images:,} images of {name}{flipped}"
+    print(f"{options.run_folder}, epoch {run.epoch}, on {images} in {found.seconds:.1f} s\n")
     print(table(measured(key, value) for key, value in found.metrics.items()))
     if found.classes:
         rows = [("class", "images", "recall", "precision", "F1")]

@@ -100,6 +100,9 @@ def stack(values: Callable[..., Planes], call: Call) -> Tensor:
         # Were x itself among the planes, the compiler would copy each of them into place in a loop of its own.
         planes[0] = planes[0].neg().neg()
     planes = [_grouped(plane, call.groups) for plane in planes]
+    if len(planes) == 1:
+        # A stack of one plane would be a copy, which the compiler lays out as it likes.
+        return planes[0].unsqueeze(2).to(call.dtype)
     if memory_format(call.x) == torch.contiguous_format:
         return torch.stack(planes, dim=2).to(call.dtype)
     # In the order of memory: space before channels and functions.

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from kanvolution.ops.expansion import Planes, expansion
+from kanvolution.ops.pointwise import silu
 
 
 def gram_coefficients(degree: int, points: int) -> Tensor:
@@ -31,7 +31,7 @@ def gram(x: Tensor, beta: Tensor) -> Planes:
 
     Source: Drokin, "Kolmogorov-Arnold Convolutions", arXiv 2407.01092.
     """
-    return (F.silu(value) for value in _recurrence(x, beta))
+    return (silu(value) for value in _recurrence(x, beta))
 
 
 @gram.vjp

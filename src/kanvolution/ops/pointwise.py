@@ -18,6 +18,11 @@ class Pointwise(NamedTuple):
     derivative: Callable[[Tensor, Tensor], Tensor]
 
 
+def silu(x: Tensor) -> Tensor:
+    """x sigmoid(x). Written out where it is compiled, so that a loop that needs the sigmoid too computes it once."""
+    return x * torch.sigmoid(x) if torch.compiler.is_compiling() else F.silu(x)
+
+
 def _silu_derivative(x: Tensor, y: Tensor) -> Tensor:
     s = torch.sigmoid(x)
     return s + y * (1 - s)
@@ -30,7 +35,7 @@ def _gelu_derivative(x: Tensor, y: Tensor) -> Tensor:
 
 POINTWISE: dict[str, Pointwise] = {
     "identity": Pointwise(lambda x: x, lambda x, y: torch.ones_like(x)),
-    "silu": Pointwise(F.silu, _silu_derivative),
+    "silu": Pointwise(silu, _silu_derivative),
     "gelu": Pointwise(F.gelu, _gelu_derivative),
     "relu": Pointwise(F.relu, lambda x, y: (x > 0).to(x.dtype)),
     "tanh": Pointwise(torch.tanh, lambda x, y: 1 - y * y),

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from kanvolution.checks import integer_at_least
@@ -72,6 +73,7 @@ def evaluate(
     task: str | Mapping[str, Any] | Task = "classification",
     batch_size: int = 256,
     device: torch.device | str | None = None,
+    flips: bool = False,
 ) -> Evaluation:
     """The metrics of a saved run on the validation part of a data set.
 
@@ -83,6 +85,9 @@ def evaluate(
         task: a name, or a dictionary with `name` and options, as in training.
         batch_size: images taken at once.
         device: None takes a GPU where there is one.
+        flips: average the outputs for each image and its mirror image (last dimension), which doubles the time.
+            Outputs of an image's shape are mirrored back before. For images whose meaning survives a mirror: not for
+            digits or letters.
 
     Raises:
         ValueError: no run there, or data of other classes, channels or image size than the run's.
@@ -109,13 +114,20 @@ def evaluate(
     count, started = 0, time.perf_counter()
     with torch.no_grad():
         for inputs, target in DataLoader(images, batch_size):
-            task.update(model(inputs.to(device)), target.to(device))
+            inputs = inputs.to(device)
+            task.update(mean_of_flips(model, inputs) if flips else model(inputs), target.to(device))
             count += len(target)
     seconds = time.perf_counter() - started
     metrics, tables = task.compute(), task.tables()
     confusion = tables.get("confusion")
     classes = () if confusion is None else class_results(confusion, run.info.class_names)
     return Evaluation(metrics, tables, classes, count, round(seconds, 3))
+
+
+def mean_of_flips(model: nn.Module, inputs: Tensor) -> Tensor:
+    """The mean of a model's outputs for images and for their mirror images; see `evaluate`."""
+    outputs, mirrored = model(inputs), model(inputs.flip(-1))
+    return (outputs + (mirrored.flip(-1) if outputs.ndim == inputs.ndim else mirrored)) / 2
 
 
 def validation_images(run: Run, data: DataSets) -> Dataset:
