@@ -35,24 +35,24 @@ def study(tmp_path):
 
 
 def test_all_settings_are_run_once_and_compared_in_table_and_picture(study, tmp_path, capsys) -> None:
-    command = [*study(STUDY), "conv.degree=1,2"]
+    command = [*study(STUDY), "conv.degree=3"]
     assert main(command) == 0
     stored = json.loads((tmp_path / "out" / "study.json").read_text())
     assert stored["study"] == "mine" and stored["metric"] == "top1" and stored["data"] == "digits"
-    settings = [{"conv": c, "conv.degree": d} for c in ("gram", "legendre") for d in "12"] + [{"conv": "plain"}]
+    settings = [{"conv": c, "conv.degree": "3"} for c in ("gram", "legendre")] + [{"conv": "plain"}]
     assert [entry["setting"] for entry in stored["results"]] == settings
     for entry in stored["results"]:
         assert entry["runs"] == 2 and entry["failed"] == 0 and entry["metrics"]["top1"]["std"] is not None
     runs = {path.parent.name for path in (tmp_path / "out").glob("*/result.json")}
-    assert len(runs) == 10 and {"conv=gram,conv.degree=2,seed=1", "conv=plain,seed=0"} <= runs
+    assert len(runs) == 6 and {"conv=gram,conv.degree=3,seed=1", "conv=plain,seed=0"} <= runs
     table = (tmp_path / "out" / "study.md").read_text()
     assert table.startswith("| conv | conv.degree | runs | top-1 | parameters | training s |") and "±" in table
     assert (tmp_path / "out" / "study.png").stat().st_size > 5000
     # What is done is not done again, nor what another choice of the points leaves out.
     capsys.readouterr()
-    assert main([*study(STUDY), "conv=legendre"]) == 0
-    assert capsys.readouterr().out.count("done before") == 6
-    assert len(json.loads((tmp_path / "out" / "study.json").read_text())["results"]) == 3
+    assert main([*command, "conv=legendre"]) == 0
+    assert capsys.readouterr().out.count("done before") == 4
+    assert len(json.loads((tmp_path / "out" / "study.json").read_text())["results"]) == 2
 
 
 def test_widths_of_a_budget_are_fitted_once_and_kept(study, tmp_path, monkeypatch, capsys) -> None:
