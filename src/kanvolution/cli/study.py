@@ -60,11 +60,10 @@ def run_study(study: Study, out: str | None, stem: str) -> int:
     Raises:
         ValueError: see `run_all` and `BudgetFitter`; found before the first run begins.
     """
-    from kanvolution.cli.multirun import results_table, run_all, summarise
+    from kanvolution.cli.multirun import RunsInterrupted, results_table, run_all, summarise
     from kanvolution.configs import compose
     from kanvolution.files import atomic, write_json, write_text
     from kanvolution.study import study_figure
-    from kanvolution.train import TrainingInterrupted
 
     choices = compose(study.combinations()[0].overrides).choices
     folder = Path(out or f"runs/{study.name}-{choices['data']}")
@@ -75,7 +74,7 @@ def run_study(study: Study, out: str | None, stem: str) -> int:
     header = {"study": study.name, "fitted": fitted}
     try:
         outcomes = run_all([job for job in jobs if unique[job.overrides] is job], folder, header=header)
-    except TrainingInterrupted as stopped:
+    except RunsInterrupted as stopped:
         print(f"kanvolution: {stopped}\nkanvolution: the same command goes on with the other runs", file=sys.stderr)
         return INTERRUPTED
     if study.evaluation:
