@@ -48,7 +48,7 @@ def stop_on_signal() -> Iterator[StopFlag]:
     def handle(number: int, frame: FrameType | None) -> None:
         flag.name = signal.Signals(number).name
         _restore(before)
-        if isinstance(outer := before[number], _Handler):
+        if isinstance(outer := before[signal.Signals(number)], _Handler):
             outer(number, frame)
 
     for number in _SIGNALS:
