@@ -48,9 +48,7 @@ def test_the_reference_itself_has_its_own_width() -> None:
 def test_a_point_that_is_always_larger_or_smaller_is_named_with_its_size_and_a_remedy() -> None:
     fit = BudgetFitter(Budget(("parameters",), {}))
     narrow = ("model.width_scale=0.001", "conv=identity")
-    with pytest.raises(
-        BudgetError, match=r"network=own has .* times the parameters .* smallest, .*; leave it out"
-    ):
+    with pytest.raises(BudgetError, match=r"network=own has .* times the parameters .* smallest, .*; leave it out"):
         fit(point("conv=spline", reference=narrow), "parameters")
     with pytest.raises(BudgetError, match=r"network=own has .* of the parameters of its reference at the largest"):
         key = Budget(("parameters",), {}, "optim.lr")  # changes no size
