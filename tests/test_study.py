@@ -106,7 +106,7 @@ def test_studies_are_listed(capsys) -> None:
         ("axes: {conv.degre: [1, 2]}", [], "Did you mean 'conv.degree'"),
         ("axes: {conv: []}", [], "axis 'conv' has no points"),
         ("axes: {conv: [gram]}", ["trainer.epoch=2"], "Did you mean 'trainer.epochs'"),
-        ('axes: {conv: [gram]}\nexperiments: ["{dat}_x"]', [], "must be names, with {GROUP} of: model, conv, data"),
+        ('axes: {conv: [gram]}\nexperiments: ["{dat}_x"]', [], "must be names, with {GROUP} of: conv, data, "),
         (SCALING, ["model.width_scale=2"], "the budget sets model.width_scale"),
         (
             "axes: {network: {small: model.width_scale=0.01, deep: [model=simple8, conv=spline]}}\n"

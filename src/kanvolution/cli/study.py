@@ -178,7 +178,7 @@ def _experiment(study: Study, choices: Mapping[str, str], overrides: Sequence[st
         names = [pattern.format_map({**choices, **own}) for pattern in study.experiments]
     except (KeyError, ValueError, IndexError) as error:
         raise ValueError(
-            f"experiments (={list(study.experiments)}) must be names, with {{GROUP}} of: {', '.join(choices)}"
+            f"experiments (={list(study.experiments)}) must be names, with {{GROUP}} of: {', '.join(sorted(choices))}"
         ) from error
     return next((name for name in names if name in EXPERIMENTS), None)
 
