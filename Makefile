@@ -19,8 +19,8 @@ test: $(VENV)/.dev ## the test suite, without what is marked slow or gpu
 test-all: $(VENV)/.dev ## the test suite with the slow tests
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto -m "not gpu"
 
-bench: $(VENV)/.dev ## time the layers of every basis against the plain convolution; stores the results
-	$(BIN)/python benchmarks/layers.py
+bench: $(VENV)/.dev ## time layers and networks of every basis against plain convolutions; stores the results
+	$(BIN)/python benchmarks/speed.py
 
 lint: $(VENV)/.dev ## style and types
 	$(BIN)/ruff check .

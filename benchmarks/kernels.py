@@ -38,15 +38,15 @@ from kanvolution import benchmark
 RESULTS = ROOT / "benchmarks" / "results" / "kernels_gpu"
 
 SHAPES = {
-    "first": benchmark.Shape(3, 64, 224, 32),
-    "first_small": benchmark.Shape(3, 64, 32, 256),
-    "gray": benchmark.Shape(1, 32, 28, 512),
-    "narrow": benchmark.Shape(8, 32, 112, 32),
-    "stem": benchmark.Shape(16, 16, 112, 32),
-    "stage1": benchmark.Shape(64, 64, 56, 64),
-    "stage2": benchmark.Shape(128, 128, 28, 64),
-    "stage3": benchmark.Shape(256, 256, 14, 64),
-    "stage4": benchmark.Shape(512, 512, 7, 64),
+    "first": benchmark.LayerCase(3, 64, 224, 32),
+    "first_small": benchmark.LayerCase(3, 64, 32, 256),
+    "gray": benchmark.LayerCase(1, 32, 28, 512),
+    "narrow": benchmark.LayerCase(8, 32, 112, 32),
+    "stem": benchmark.LayerCase(16, 16, 112, 32),
+    "stage1": benchmark.LayerCase(64, 64, 56, 64),
+    "stage2": benchmark.LayerCase(128, 128, 28, 64),
+    "stage3": benchmark.LayerCase(256, 256, 14, 64),
+    "stage4": benchmark.LayerCase(512, 512, 7, 64),
 }
 
 # Layers of low rank over functions: the basis, and how many combinations are learned for each channel.
@@ -92,7 +92,7 @@ def main() -> int:
 
 
 def measure(
-    basis: str, shape: benchmark.Shape, dtype: str, layout: torch.memory_format, rounds: int, device: torch.device
+    basis: str, shape: benchmark.LayerCase, dtype: str, layout: torch.memory_format, rounds: int, device: torch.device
 ) -> list[dict[str, Any]]:
     """The contestants' times in one case, in seconds; the roof first."""
     torch.manual_seed(0)
@@ -155,7 +155,7 @@ def measure(
     return results
 
 
-def make(name: str, shape: benchmark.Shape) -> kv.KANConv2d:
+def make(name: str, shape: benchmark.LayerCase) -> kv.KANConv2d:
     """The layer of a basis, or of one of `RANKS`."""
     basis: str | kv.Basis = name
     if name in RANKS:

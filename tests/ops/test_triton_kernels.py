@@ -384,7 +384,7 @@ def test_the_benchmark_compares_before_it_times(monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
     program = importlib.import_module("kernels")
-    arguments = (benchmark.Shape(2, 3, 4, 2), "float32", torch.channels_last, 1, torch.device(DEVICE))
+    arguments = (benchmark.LayerCase(2, 3, 4, 2), "float32", torch.channels_last, 1, torch.device(DEVICE))
     results = program.measure("rbf", *arguments)
     assert [r["contestant"] for r in results] == ["roof", "eager", "expand", "implicit"]
     assert all(r["correct"] and r["step"]["median"] > 0 for r in results)
