@@ -180,7 +180,7 @@ def studies() -> list[str]:
         rows = [
             [
                 *(entry["setting"].get(axis, "") for axis in axes),
-                spread(entry["metrics"]["top1"]),
+                mean_and_deviation(entry["metrics"]["top1"]),
                 f"{entry['parameters']:,}",
                 *([f"{entry['share']:.2f}" if "share" in entry else ""] if sized else []),
             ]
@@ -191,7 +191,7 @@ def studies() -> list[str]:
     return lines
 
 
-def spread(found: dict[str, float | None]) -> str:
+def mean_and_deviation(found: dict[str, float | None]) -> str:
     """Mean and standard deviation in percent; without the deviation for a single run."""
     mean, std = found["mean"], found["std"]
     assert mean is not None
