@@ -187,7 +187,8 @@ def studies() -> list[str]:
             for entry in entries
         ]
         lines += [f"### {name}", "", run["help"], f"Made by `{run['command']}`", f"on {run['hardware']};"]
-        lines += [f"{len(run['seeds'])} seeds.", "", f"![](pictures/study_{name}.png)", "", *table(head, rows, len(axes))]
+        lines += [f"{len(run['seeds'])} seeds.", "", f"![](pictures/study_{name}.png)", ""]
+        lines += table(head, rows, len(axes))
     return lines
 
 
