@@ -5,7 +5,6 @@ import pytest
 import kanvolution as kv
 from kanvolution.cli import main
 from kanvolution.configs import EXPERIMENTS
-from kanvolution.visualize import comparison_figure
 from tests.train.toy import CHANNELS
 
 TINY = [f"model.channels={CHANNELS}", "trainer.batch_size=512", "trainer.epochs=1", "tracker=none"]
@@ -17,14 +16,14 @@ def test_every_basis_is_trained_timed_and_compared_once(tmp_path, capsys) -> Non
     assert main(command) == 0
     out = capsys.readouterr().out
     stored = json.loads((tmp_path / "out" / "baselines.json").read_text())
-    assert [e["setting"] for e in stored["results"]] == [
-        {"model": "simple4", "conv": conv} for conv in ("gram", "legendre")
-    ]
+    means = {e["setting"]["conv"]: e["metrics"]["top1"]["mean"] for e in stored["results"]}
+    assert list(means) == sorted(("gram", "legendre"), key=lambda conv: -means[conv])
+    assert {e["setting"]["model"] for e in stored["results"]} == {"simple4"}
     for entry in stored["results"]:
         assert entry["runs"] == 2 and entry["evaluation_seconds"] > 0 and entry["published"] is None
         assert 0 <= entry["metrics"]["top1"]["mean"] <= 1 and entry["metrics"]["top1"]["std"] is not None
     page = (tmp_path / "out" / "baselines.md").read_text()
-    assert page.startswith("| model | conv | top-1 |") and "| simple4 | gram |" in page and "±" in page
+    assert page.startswith("| model | conv | runs | top-1 |") and "| simple4 | gram | 2 |" in page and "±" in page
     assert (tmp_path / "out" / "baselines.png").stat().st_size > 5000
     assert "simple4" in out and "training s" in out
     # What is done, the time of evaluation included, is not done again.
@@ -60,17 +59,18 @@ def test_by_default_all_bases_are_compared(tmp_path, monkeypatch) -> None:
         (model, conv) for model in ("simple4", "simple8") for conv in kv.list_bases()
     }
     settings = {job.name: job.overrides[0] for job in seen}
-    assert settings["simple4,gram"] == "experiment=mnist_simple4_gram"
-    assert settings["simple4,fourier"] == "experiment=mnist_simple4"
+    assert settings["model=simple4,conv=gram"] == "experiment=mnist_simple4_gram"
+    assert settings["model=simple4,conv=fourier"] == "experiment=mnist_simple4"
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--convs", "grm"], "unknown conv 'grm'. Did you mean 'gram'"),
-        (["--models", "simple5"], "unknown model 'simple5'"),
-        (["--models", ","], "--models (=',') must name at least one"),
-        (["conv=gram"], "takes --models, --convs and --out in its place"),
+        (["--convs", "grm"], "unknown choice of conv 'grm'. Did you mean 'gram'"),
+        (["--models", "simple5"], "unknown choice of model 'simple5'"),
+        (["--models", ","], "cannot read 'model=,'"),
+        (["output_dir=a"], "the folder of the study is --out"),
+        (["experiment=digits"], "the study chooses it"),
         (["trainer.epoch=1"], "Did you mean 'trainer.epochs'"),
     ],
 )
@@ -79,16 +79,3 @@ def test_a_mistake_is_one_line(arguments, message, tmp_path, monkeypatch, capsys
     assert main(["baselines", *arguments]) == 2
     error = capsys.readouterr().err
     assert message in error and error.count("\n") == 1 and not list(tmp_path.iterdir())
-
-
-def test_the_picture_has_a_point_for_each_setting_with_a_score() -> None:
-    def entry(conv: str, mean: float | None) -> dict:
-        return {
-            "setting": {"model": "simple4", "conv": conv},
-            "parameters": 100,
-            "metrics": {"top1": {"mean": mean, "std": None}},
-        }
-
-    axis = comparison_figure([entry("gram", 0.5), entry("rbf", 0.7), entry("relu", None)]).axes[0]
-    assert {text.get_text() for text in axis.texts} == {"gram", "rbf"}
-    assert sorted(axis.containers[0].lines[0].get_ydata().tolist()) == [50.0, 70.0]

@@ -21,6 +21,7 @@ from kanvolution.cli import (
     refine,
     report,
     show,
+    study,
     train,
     tune,
 )
@@ -51,6 +52,7 @@ __all__ = [
     "register_command",
     "report",
     "show",
+    "study",
     "train",
     "tune",
 ]

@@ -9,7 +9,8 @@ import statistics
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,11 +26,19 @@ _ERROR = "error.txt"
 
 @dataclass(frozen=True)
 class Job:
-    """A run to make: the name of its folder, its overrides, and what it differs by from the others."""
+    """A run to make.
+
+    Args:
+        name: of its folder.
+        overrides: of `kanvolution train`.
+        varied: what it differs by from the others.
+        facts: what is known of the setting beforehand; stands in its entry of the summary.
+    """
 
     name: str
     overrides: tuple[str, ...]
     varied: Mapping[str, str]
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -147,9 +156,11 @@ def summarise(outcomes: Sequence[Outcome]) -> list[dict[str, Any]]:
 def _summary(setting: dict[str, str], outcomes: list[Outcome]) -> dict[str, Any]:
     results = [outcome.result for outcome in outcomes if outcome.result is not None]
     names = list(results[0]["metrics"]) if results else []
+    timed = [r["evaluation_seconds"] for r in results if "evaluation_seconds" in r]
     values = {name: [r["metrics"].get(name) for r in results] for name in names}
     return {
         "setting": setting,
+        **outcomes[0].job.facts,
         "runs": len(results),
         "failed": len(outcomes) - len(results),
         "folders": [outcome.folder.name for outcome in outcomes],
@@ -157,6 +168,7 @@ def _summary(setting: dict[str, str], outcomes: list[Outcome]) -> dict[str, Any]
         "metrics": {name: _spread(found) for name, found in values.items()},
         "parameters": results[0]["parameters"] if results else None,
         "seconds": _spread([r["seconds"] for r in results]) if results else None,
+        "evaluation_seconds": statistics.fmean(timed) if timed else None,
     }
 
 
@@ -168,22 +180,44 @@ def _spread(values: Sequence[float | None]) -> dict[str, float | None]:
     }
 
 
-def results_table(summary: Sequence[Mapping[str, Any]], render: Callable[..., str] = table) -> str:
-    """The summary as a table, a row for each setting: mean ± standard deviation over its runs."""
+def results_table(
+    summary: Sequence[Mapping[str, Any]], metrics: Sequence[str] | None = None, render: Callable[..., str] = table
+) -> str:
+    """The summary as a table, a row for each setting: mean ± standard deviation over its runs.
+
+    Args:
+        summary: of `summarise`.
+        metrics: that are shown; None shows all.
+        render: makes text of the rows.
+    """
     from kanvolution.train.progress import measured
 
     keys = list(dict.fromkeys(key for entry in summary for key in entry["setting"]))
-    metrics = list(dict.fromkeys(name for entry in summary for name in entry["metrics"]))
-    head = [*keys, "runs", *(measured(name, None)[0] for name in metrics), "parameters", "seconds"]
-    rows = [tuple(head)]
-    for entry in summary:
-        cells = [entry["setting"].get(key, "") for key in keys]
-        cells.append(f"{entry['runs']}" + (f" (+ {entry['failed']} failed)" if entry["failed"] else ""))
-        cells += [spread_text(name, entry["metrics"].get(name)) for name in metrics]
-        cells.append("" if entry["parameters"] is None else f"{entry['parameters']:,}")
-        cells.append("" if entry["seconds"] is None else f"{entry['seconds']['mean']:.1f}")
-        rows.append(tuple(cells))
-    return render(rows, right=range(len(keys), len(head)))
+    if metrics is None:
+        metrics = list(dict.fromkeys(name for entry in summary for name in entry["metrics"]))
+    columns: dict[str, Callable[[Mapping[str, Any]], str]] = {
+        **{key: partial(_label, key=key) for key in keys},
+        "runs": lambda e: f"{e['runs']}" + (f" (+ {e['failed']} failed)" if e["failed"] else ""),
+        **{measured(name, None)[0]: partial(_score, name=name) for name in metrics},
+        "published": lambda e: "" if e.get("published") is None else measured(metrics[0], e["published"])[1],
+        "width": lambda e: f"{e['width']:.3g}" if "width" in e else "",
+        "of reference": lambda e: f"{e['share']:.2f}" if "share" in e else "",
+        "parameters": lambda e: "" if e["parameters"] is None else f"{e['parameters']:,}",
+        "training s": lambda e: "" if e["seconds"] is None else f"{e['seconds']['mean']:.1f}",
+        "evaluation s": lambda e: "" if e["evaluation_seconds"] is None else f"{e['evaluation_seconds']:.2f}",
+    }
+    rows = [tuple(columns), *(tuple(cell(entry) for cell in columns.values()) for entry in summary)]
+    # Columns that no entry has anything in are left out; the settings and their runs are always there.
+    kept = [i for i, cells in enumerate(zip(*rows, strict=True)) if i <= len(keys) or any(cells[1:])]
+    return render([tuple(row[i] for i in kept) for row in rows], right=range(len(keys), len(kept)))
+
+
+def _label(entry: Mapping[str, Any], key: str) -> str:
+    return entry["setting"].get(key, "")
+
+
+def _score(entry: Mapping[str, Any], name: str) -> str:
+    return spread_text(name, entry["metrics"].get(name)) if entry["runs"] else "failed"
 
 
 def spread_text(name: str, spread: Mapping[str, float | None] | None) -> str:

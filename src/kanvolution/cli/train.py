@@ -90,7 +90,7 @@ def _several(overrides: Sequence[str]) -> int:
         raise
     summary = summarise(outcomes)
     write_json(folder / "results.json", {"results": summary})
-    write_text(folder / "results.md", results_table(summary, markdown) + "\n")
+    write_text(folder / "results.md", results_table(summary, render=markdown) + "\n")
     print(f"\n{results_table(summary)}\n\n{folder}")
     failed = sum(outcome.error is not None for outcome in outcomes)
     if failed:

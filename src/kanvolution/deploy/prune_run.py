@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -132,7 +133,8 @@ def prune_run(
         folders.append(folder.name)
         after.append(result.metrics)
     x = image.expand(_BATCH, *image.shape[1:]).contiguous()
-    times = in_turns({str(i): model.eval() for i, model in enumerate(models)}, x, repeats=9).values()
+    with torch.no_grad():
+        times = in_turns({str(i): partial(model.eval(), x) for i, model in enumerate(models)}, repeats=9).values()
     found = [
         PruneStep(
             UNITS[by].counts(model),

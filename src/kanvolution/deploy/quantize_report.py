@@ -6,6 +6,7 @@ import statistics
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -100,7 +101,8 @@ def compare_quantized(
         }
         for batch in batch_sizes:
             x = torch.randn(batch, *network.description.input_shape[1:])
-            times = in_turns(candidates, x, repeats)
+            with torch.no_grad():
+                times = in_turns({name: partial(network, x) for name, network in candidates.items()}, repeats)
             latency[batch] = {name: statistics.median(values) for name, values in times.items()}
             ratios = [a / b for a, b in zip(times["compiled"], times["int8"], strict=True)]
             speedup[batch] = statistics.median(ratios)

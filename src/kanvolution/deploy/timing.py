@@ -6,17 +6,17 @@ import time
 from collections.abc import Callable, Mapping
 
 import torch
-from torch import Tensor
 
 
-@torch.no_grad()
-def in_turns(candidates: Mapping[str, Callable[[Tensor], object]], x: Tensor, repeats: int) -> dict[str, list[float]]:
-    """Milliseconds of each candidate for x, one after the other in every turn; two turns more are not counted."""
+def in_turns(candidates: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+    """Milliseconds of each candidate, one after the other in every turn; two turns more are not counted."""
     times: dict[str, list[float]] = {name: [] for name in candidates}
     for turn in range(repeats + 2):  # the first ones compile and warm up
         for name, function in candidates.items():
             begun = time.perf_counter()
-            function(x)
+            function()
+            if torch.accelerator.is_available():
+                torch.accelerator.synchronize()
             if turn > 1:
                 times[name].append(1000 * (time.perf_counter() - begun))
     return times

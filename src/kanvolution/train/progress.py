@@ -157,6 +157,19 @@ def measured(key: str, value: float | None) -> tuple[str, str]:
     return label, "undefined" if value is None else form.format(value * factor)
 
 
+def axis_label(key: str) -> tuple[str, float]:
+    """A metric on the axis of a picture: its label with the unit, and the factor that it is shown with.
+
+    Example:
+        >>> from kanvolution.train.progress import axis_label
+        >>> axis_label("top1")
+        ('top-1 (%)', 100)
+    """
+    label, factor, form = _LABELS.get(key, (key.replace("_", " "), 1, "{}"))
+    unit = form.partition("}")[2].strip()
+    return f"{label} ({unit})" if unit else label, factor
+
+
 def summary(rows: Mapping[str, str]) -> None:
     """Print a table of two columns."""
     table = require("rich.table", "train").Table(show_header=False)

@@ -1,37 +1,142 @@
-"""Several settings compared: top-1 against the number of parameters."""
+"""Several settings compared: a metric over an axis, or over the number of parameters."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from kanvolution.visualize.figures import new_figure, plain_axes
+from kanvolution.visualize.figures import GREY, new_figure, plain_axes
+
+Entry = Mapping[str, Any]
+
+_MEASURED = {"parameters": "parameters", "seconds": "training (s)"}
+_MARKERS = "os^Dv<>pX*"
 
 
-def comparison_figure(entries: Sequence[Mapping[str, Any]], title: str = "") -> Any:
-    """Top-1 against the number of parameters, a point for each setting, a colour for each network.
+def comparison_figure(
+    entries: Sequence[Entry],
+    title: str = "",
+    *,
+    x: str | None = None,
+    colour: str | None = None,
+    panel: str | None = None,
+    label: str | None = None,
+    metric: str = "top1",
+    metric_label: str = "top-1 (%)",
+    factor: float = 100.0,
+) -> Any:
+    """A metric of many settings: mean and standard deviation over the seeds of each.
+
+    What is a number runs to the right, joined by lines if it is an axis. Names run down, a row for each, with the
+    metric to the right. Settings that have fewer axes than others are lines through all panels.
 
     Args:
-        entries: each with `setting` (of `model` and `conv`), `parameters`, and `metrics.top1` of `mean` and `std`, as
-            the command `baselines` writes them; those without a top-1 are left out.
+        entries: each with `setting` (axis to point), `metrics` (name to `mean` and `std`), `parameters` and `seconds`
+            (with `mean`), as the command `study` writes them; those without the metric are left out.
         title: shown above.
+        x: an axis, "parameters" or "seconds"; by default the last axis that has no other part.
+        colour: an axis. Axes that have no part are told by colour as well.
+        panel: an axis with a panel for each point.
+        label: an axis whose points are written beside the marks.
+        metric: what is shown.
+        metric_label: how it is called.
+        factor: that it is shown with, 100 for a share in percent.
 
     Returns:
         A `matplotlib.figure.Figure`.
     """
-    figure = new_figure((8, 5))
-    axis = figure.subplots()
-    scored = [e for e in entries if e["metrics"].get("top1", {}).get("mean") is not None]
-    for model in dict.fromkeys(entry["setting"]["model"] for entry in scored):
-        chosen = [entry for entry in scored if entry["setting"]["model"] == model]
-        x = [entry["parameters"] for entry in chosen]
-        y = [100 * entry["metrics"]["top1"]["mean"] for entry in chosen]
-        spread = [100 * (entry["metrics"]["top1"]["std"] or 0.0) for entry in chosen]
-        axis.errorbar(x, y, yerr=spread, fmt="o", capsize=3, label=model)
-        for entry, a, b in zip(chosen, x, y, strict=True):
-            axis.annotate(entry["setting"]["conv"], (a, b), xytext=(5, 3), textcoords="offset points", fontsize=8)
-    axis.set(xscale="log", xlabel="parameters", ylabel="top-1 (%)", title=title)
-    plain_axes(axis)
-    if scored:
-        axis.legend(frameon=False)
+    scored = [e for e in entries if e["metrics"].get(metric, {}).get("mean") is not None]
+    axes: list[str] = max((list(e["setting"]) for e in scored), key=len, default=[])
+    free = [axis for axis in axes if axis not in (x, colour, panel, label)]
+    place = x or (free.pop() if free else "parameters")
+    told = [*(axis for axis in axes if axis == colour), *free]
+    points = [e for e in scored if len(e["setting"]) == len(axes)]
+    others = [e for e in scored if len(e["setting"]) < len(axes)]
+    values = list(dict.fromkeys(_place(e, place) for e in points))
+    groups = list(dict.fromkeys(_group(e, told) for e in points))
+    panels = list(dict.fromkeys(_group(e, [panel]) for e in points)) if panel in axes else [""]
+    rows = any(isinstance(value, str) for value in values)
+    width = (3.2 if rows else 3.4) * len(panels) + 2
+    figure = new_figure((max(width, 7), 0.32 * len(values) + 1.4 if rows else 4.2))
+    drawn = figure.subplots(1, len(panels), squeeze=False, sharex=rows, sharey=True)[0]
+    for axis, name in zip(drawn, panels, strict=True):
+        shown = [e for e in points if panel not in axes or _group(e, [panel]) == name]
+        for number, group in enumerate(groups):
+            chosen = [e for e in shown if _group(e, told) == group]
+            at = [_place(e, place) for e in chosen]
+            mean, std = _spread(chosen, metric, factor)
+            style: dict[str, Any] = {"marker": _MARKERS[number % len(_MARKERS)], "color": f"C{number % 10}"}
+            style |= {"ms": 5, "capsize": 2, "elinewidth": 1, "label": group, "linestyle": "none"}
+            if rows:  # one above the other within a row
+                shift = 0.6 * ((number + 0.5) / len(groups) - 0.5)
+                axis.errorbar(mean, [values.index(value) + shift for value in at], xerr=std, **style)
+                continue
+            if place in axes and label is None:
+                style["linestyle"] = "-"
+            axis.errorbar(at, mean, yerr=std, **style)
+            if label is not None:
+                for entry, a, b in zip(chosen, at, mean, strict=True):
+                    axis.annotate(
+                        entry["setting"][label], (a, b), xytext=(5, 3), textcoords="offset points", fontsize=8
+                    )
+        for number, entry in enumerate(others):
+            _line(axis, entry, metric, factor, rows, number)
+        plain_axes(axis)
+        axis.set_xlabel(metric_label if rows else _MEASURED.get(place, place))
+        if name:
+            axis.set_title(f"{panel}: {name}", fontsize=10)
+    _ticks(drawn, values, rows, place in axes)
+    drawn[0].set_ylabel(place if rows else metric_label)
+    figure.suptitle(title, fontsize=11)
+    handles, names = drawn[0].get_legend_handles_labels()
+    if len(names) > 1:
+        figure.legend(handles, names, loc="outside right center", frameon=False, title=", ".join(told), fontsize=9)
     return figure
+
+
+def _spread(entries: Sequence[Entry], metric: str, factor: float) -> tuple[list[float], list[float]]:
+    """Means and deviations; the deviation of a single run is 0."""
+    spreads = [entry["metrics"][metric] for entry in entries]
+    return [factor * s["mean"] for s in spreads], [factor * (s["std"] or 0.0) for s in spreads]
+
+
+def _place(entry: Entry, x: str) -> Any:
+    """Where an entry stands on x: a number, or a name."""
+    if x == "parameters":
+        return entry["parameters"]
+    if x == "seconds":
+        return entry["seconds"]["mean"]
+    label = entry["setting"][x]
+    try:
+        return float(label)
+    except ValueError:
+        return label
+
+
+def _group(entry: Entry, axes: Sequence[str | None]) -> str:
+    return ", ".join(entry["setting"][axis] for axis in axes if axis is not None)
+
+
+def _line(axis: Any, entry: Entry, metric: str, factor: float, rows: bool, number: int) -> None:
+    """A setting beside the others, as a line with the band of its deviation."""
+    (mean,), (std,) = _spread([entry], metric, factor)
+    line, band = (axis.axvline, axis.axvspan) if rows else (axis.axhline, axis.axhspan)
+    name = _group(entry, list(entry["setting"]))
+    line(mean, color=GREY, linestyle=("--", ":", "-.")[number % 3], linewidth=1.2, label=name)
+    if std:
+        band(mean - std, mean + std, color=GREY, alpha=0.15, linewidth=0)
+
+
+def _ticks(axes: Sequence[Any], values: Sequence[Any], rows: bool, is_axis: bool) -> None:
+    """A tick for each point of an axis; a scale that suits its numbers."""
+    if rows:
+        axes[0].set_yticks(range(len(values)), [str(value) for value in values])
+        axes[0].set_ylim(len(values) - 0.5, -0.5)
+        return
+    wide = bool(values) and min(values) > 0 and max(values) >= 10 * min(values)
+    for axis in axes:
+        if wide or not is_axis:
+            axis.set_xscale("log")
+        if is_axis:
+            axis.set_xticks(values, [f"{value:g}" for value in values])
+            axis.minorticks_off()
