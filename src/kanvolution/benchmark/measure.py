@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
+import os
 import statistics
-import time
 from collections import defaultdict
 from dataclasses import dataclass, field, replace
 
@@ -41,7 +41,8 @@ class Result:
         kept: bytes kept for backward, parameters left out.
         peak: the most bytes a training step adds to what there is before it; None for the roof, whose expansions are
             there before.
-        compile_seconds: how much longer the first training step takes, with empty caches; None if they were not.
+        compile_seconds: how much longer the first training step takes, with empty caches and one compiler at a time; None
+            if they were not empty.
         rounds: how many times it was timed.
         forward, step: median and quartiles of the times.
         parts: medians of the parts of a training step, see `benchmark.parts`.
@@ -110,11 +111,15 @@ def measure(basis: str, name: str, case: dict[str, Contestant], settings: Settin
 
 
 def _timed_step(contestant: Contestant, settings: Settings) -> tuple[float, list[Tensor]]:
-    settings.now()
-    start = time.perf_counter()  # compilers are processes of their own
+    start = _with_compilers(settings)
     found = contestant.step()
-    settings.now()
-    return time.perf_counter() - start, found
+    return _with_compilers(settings) - start, found
+
+
+def _with_compilers(settings: Settings) -> float:
+    """Seconds of the clock; compilers are processes of their own, whose time belongs to that of processors."""
+    now, spent = settings.now(), os.times()
+    return now + spent.children_user + spent.children_system if settings.clock == "cpu" else now
 
 
 def _error(contestant: Contestant, found: list[Tensor], standard: list[Tensor]) -> float:
