@@ -45,9 +45,9 @@ def page() -> str:
     records = {name: json.loads(paths[name].read_text(encoding="utf-8")) for name in CASES if name in paths}
     lines = ["# Measured times and memory", ""]
     lines += text(
-        "Made from the files in `benchmarks/results/speed_cpu` by `python docs/make_speed.py`. How it was measured, and "
-        "what bounds a layer, is in [memory and speed](performance.md). Times are medians of processor time on a machine "
-        "that others used: differences of 0.1 mean little. Nothing was measured on a GPU."
+        "Made from the files in `benchmarks/results/speed_cpu` by `python docs/make_speed.py`. How it was measured, "
+        "and what bounds a layer, is in [memory and speed](performance.md). Times are medians of processor time on a "
+        "machine that others used: differences of 0.1 mean little. Nothing was measured on a GPU."
     )
     lines += ["![Training steps of layers in units of the roof's](images/speed_layers.png)", ""]
     lines += ["## Aims", ""]
@@ -111,12 +111,12 @@ def case(name: str, record: Record) -> list[str]:
     layer = isinstance(CASES[name], LayerCase)
     if layer:
         lines = text(
-            f"{facts['inputs']} to {facts['outputs']} channels, {facts['size']}×{facts['size']}, batch {facts['batch']}; "
-            f"{record['options']['rounds']} rounds."
+            f"{facts['inputs']} to {facts['outputs']} channels, {facts['size']}x{facts['size']}, batch "
+            f"{facts['batch']}; {record['options']['rounds']} rounds."
         )
     else:
         lines = text(
-            f"`{facts['model']}` for {facts['num_classes']} classes, images of {facts['size']}×{facts['size']}, batch "
+            f"`{facts['model']}` for {facts['num_classes']} classes, images of {facts['size']}x{facts['size']}, batch "
             f"{facts['batch']}; {record['options']['rounds']} rounds."
         )
     bases = by_basis(record["results"])
@@ -127,7 +127,8 @@ def case(name: str, record: Record) -> list[str]:
     lines += memory(bases, unit)
     if any(found["roof"]["parts"] for found in bases.values()):
         lines += text(
-            "What is above the roof, in units of its step: each part less the roof's own. The rest is between operators."
+            "What is above the roof, in units of its step: each part less the roof's own. The rest is between "
+            "operators."
         )
         lines += differences(bases)
     return lines
@@ -151,7 +152,7 @@ def times(bases: dict[str, Found]) -> list[str]:
     for basis, found in bases.items():
         roof = found["roof"]
         cells = [basis, str(roof["functions"]), f"{1e3 * roof['step']['median']:.1f}"]
-        body.append([*cells, *(ratio(found[c], roof, kind) if c in found else "–" for c, kind in columns.values())])
+        body.append([*cells, *(ratio(found[c], roof, kind) if c in found else "" for c, kind in columns.values())])
     return [*table(["basis", "K", "roof (ms)", *columns], body), ""]
 
 

@@ -41,8 +41,8 @@ class Result:
         kept: bytes kept for backward, parameters left out.
         peak: the most bytes a training step adds to what there is before it; None for the roof, whose expansions are
             there before.
-        compile_seconds: how much longer the first training step takes, with empty caches and one compiler at a time; None
-            if they were not empty.
+        compile_seconds: how much longer the first training step takes, with empty caches and one compiler at a time;
+            None if they were not empty.
         rounds: how many times it was timed.
         forward, step: median and quartiles of the times.
         parts: medians of the parts of a training step, see `benchmark.parts`.
