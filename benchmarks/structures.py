@@ -1,11 +1,11 @@
-"""Trains the structures of a convolution on MNIST at equal budgets, and writes the table of docs/structures.md.
+"""Trains the structures of a convolution on MNIST at the same channels, and writes the table of docs/structures.md.
 
-Two budgets: "width" (the same channels for all) and "parameters" (channels scaled until each network has about the
-parameters of the full one). Every run is one file in the results folder; runs that are there already are not repeated,
-so the program can be stopped and started again.
+Every run is one file in the results folder, width-NAME-seedS.json; runs that are there already are not repeated, so the
+program can be stopped and started again. At the same number of parameters or time of a step structures are compared by
+`kanvolution study structures`.
 
     python benchmarks/structures.py run --data mnist.npz                 # all runs that are missing
-    python benchmarks/structures.py run --data mnist.npz --only full rank2 --budget width --seeds 0
+    python benchmarks/structures.py run --data mnist.npz --only full rank2 --seeds 0
     python benchmarks/structures.py cost                                 # time of a training step, all in one process
     python benchmarks/structures.py table                                # the table from what is stored
 """
@@ -29,8 +29,7 @@ from torch import nn
 import kanvolution as kv
 
 RESULTS = ROOT / "benchmarks" / "results" / "structures_mnist"
-BASE_CHANNELS, STRIDES = (8, 16, 32, 64), (2, 1, 2, 1)
-BUDGETS = ("width", "parameters")
+CHANNELS, STRIDES = (8, 16, 32, 64), (2, 1, 2, 1)
 SPECS: dict[str, kv.ConvSpec] = {
     "plain": kv.ConvSpec("identity"),
     "full": kv.ConvSpec("gram"),
@@ -44,20 +43,9 @@ SPECS: dict[str, kv.ConvSpec] = {
 }
 
 
-def make_model(name: str, budget: str) -> nn.Module:
-    """The 4-layer network of a structure; for "parameters", the widest with at most those of the full one."""
-
-    def build(scale: float) -> nn.Module:
-        channels = [max(4, round(c * scale)) for c in BASE_CHANNELS]
-        return kv.create_model("simple4", SPECS[name], num_classes=10, in_chans=1, channels=channels, strides=STRIDES)
-
-    if budget == "width":
-        return build(1.0)
-    limit = count(make_model("full", "width"))
-    scale = 0.25
-    while count(build(scale * 1.05)) <= limit:
-        scale *= 1.05
-    return build(scale)
+def make_model(name: str) -> nn.Module:
+    """The 4-layer network of a structure."""
+    return kv.create_model("simple4", SPECS[name], num_classes=10, in_chans=1, channels=CHANNELS, strides=STRIDES)
 
 
 def count(model: nn.Module) -> int:
@@ -66,16 +54,16 @@ def count(model: nn.Module) -> int:
 
 def cost(options: argparse.Namespace) -> None:
     """Time a training step of every network, in turns, and store the medians."""
-    models = {(budget, name): make_model(name, budget) for budget in BUDGETS for name in SPECS}
+    models = {f"width {name}": make_model(name) for name in SPECS}
     x = torch.randn(options.batch_size, 1, 28, 28)
-    seconds: dict[tuple[str, str], list[float]] = {key: [] for key in models}
+    seconds: dict[str, list[float]] = {key: [] for key in models}
     for _ in range(options.repeats + 1):
         for key, model in models.items():
             begun = time.perf_counter()
             model(x).square().mean().backward()
             seconds[key].append(time.perf_counter() - begun)
             model.zero_grad()
-    steps = {f"{budget} {name}": 1000 * statistics.median(times[1:]) for (budget, name), times in seconds.items()}
+    steps = {key: 1000 * statistics.median(times[1:]) for key, times in seconds.items()}
     write(
         RESULTS / "cost.json",
         {
@@ -111,15 +99,15 @@ def write(file: Path, record: dict[str, Any]) -> None:
     temporary.replace(file)
 
 
-def run(name: str, budget: str, seed: int, options: argparse.Namespace) -> None:
+def run(name: str, seed: int, options: argparse.Namespace) -> None:
     from kanvolution.data import create_data
     from kanvolution.train import TrainerConfig, fit
 
-    file = RESULTS / f"{budget}-{name}-seed{seed}.json"
+    file = RESULTS / f"width-{name}-seed{seed}.json"
     if file.exists():
         return
     torch.manual_seed(seed)
-    model = make_model(name, budget)
+    model = make_model(name)
     data = create_data("npz", path=options.data, augment="shift")
     with tempfile.TemporaryDirectory() as folder:
         result = fit(
@@ -133,7 +121,6 @@ def run(name: str, budget: str, seed: int, options: argparse.Namespace) -> None:
         )
     record: dict[str, Any] = {
         "name": name,
-        "budget": budget,
         "seed": seed,
         "config": model.config,
         "epochs": options.epochs,
@@ -155,22 +142,19 @@ def table() -> str:
     records = [json.loads(file.read_text()) for file in sorted(RESULTS.glob("*-seed*.json"))]
     times = json.loads((RESULTS / "cost.json").read_text())["relative"]
     lines = [
-        "| budget | structure | channels | parameters | MFLOPs | step / plain | top-1 (%) | seeds |",
-        "|---|---|---|---:|---:|---:|---:|---:|",
+        "| structure | parameters | MFLOPs | step / plain | top-1 (%) | seeds |",
+        "|---|---:|---:|---:|---:|---:|",
     ]
-    for budget in BUDGETS:
-        for name in SPECS:
-            runs = [r for r in records if (r["budget"], r["name"]) == (budget, name)]
-            if not runs:
-                continue
-            scores = [100 * r["top1"] for r in runs]
-            spread = f" ± {statistics.stdev(scores):.2f}" if len(scores) > 1 else ""
-            channels = "-".join(map(str, runs[0]["config"]["channels"]))
-            lines.append(
-                f"| {budget} | {name} | {channels} | {runs[0]['parameters']:,} | {runs[0]['mflops']:.1f} "
-                f"| {times[f'{budget} {name}']:.1f} "
-                f"| {math.fsum(scores) / len(scores):.2f}{spread} | {len(runs)} |"
-            )
+    for name in SPECS:
+        runs = [r for r in records if r["name"] == name]
+        if not runs:
+            continue
+        scores = [100 * r["top1"] for r in runs]
+        spread = f" ± {statistics.stdev(scores):.2f}" if len(scores) > 1 else ""
+        lines.append(
+            f"| {name} | {runs[0]['parameters']:,} | {runs[0]['mflops']:.1f} | {times[f'width {name}']:.1f} "
+            f"| {math.fsum(scores) / len(scores):.2f}{spread} | {len(runs)} |"
+        )
     return "\n".join(lines)
 
 
@@ -180,7 +164,6 @@ def main() -> None:
     runner = commands.add_parser("run", help="train what is not stored yet")
     runner.add_argument("--data", required=True, help="MNIST as .npz with x_train, y_train, x_test, y_test")
     runner.add_argument("--only", nargs="+", choices=SPECS, default=list(SPECS))
-    runner.add_argument("--budget", nargs="+", choices=BUDGETS, default=list(BUDGETS))
     runner.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     runner.add_argument("--epochs", type=int, default=10)
     runner.add_argument("--batch-size", type=int, default=128)
@@ -201,9 +184,8 @@ def main() -> None:
         cost(options)
         return
     for seed in options.seeds:
-        for budget in options.budget:
-            for name in options.only:
-                run(name, budget, seed, options)
+        for name in options.only:
+            run(name, seed, options)
 
 
 if __name__ == "__main__":

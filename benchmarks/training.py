@@ -11,7 +11,7 @@ The run is kept in `runs/JOB-seedS`. One that was stopped goes on by the same co
 would have had; with `--minutes` it stops by itself, so that long runs fit machines that are lent for a short time. A
 result that is there already is not made again. Keys after `--` go to `kanvolution train`, such as `trainer.epochs=12`,
 or `trainer.mixed_precision=bf16 trainer.channels_last=true` on a GPU. Their results have a name of their own, by
-`--name`.
+`--name`. Where training flips images, the result also has the metrics with test images flipped, by that name.
 """
 
 from __future__ import annotations
@@ -78,7 +78,10 @@ def main() -> None:
             print(f"{run} is not finished; the same command goes on")
             return
     RESULTS.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(record(run), indent=1) + "\n")
+    values = record(run)
+    if values["config"]["data"].get("augment") == "flip":
+        values["metrics_flips"] = with_flips(run)
+    file.write_text(json.dumps(values, indent=1) + "\n")
     print(file.relative_to(ROOT))
 
 
@@ -94,6 +97,12 @@ def train(keys: list[str], minutes: float | None) -> bool:
     if code:
         raise SystemExit(code)
     return True
+
+
+def with_flips(run: Path) -> dict[str, float]:
+    """The metrics where outputs are averaged over each test image and its mirror image."""
+    command = [sys.executable, "-m", "kanvolution.cli", "eval", str(run), "--flips", "--json"]
+    return json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)["metrics"]
 
 
 def record(run: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 import json
 import math
+import signal
 import statistics
 from pathlib import Path
 
@@ -120,6 +121,23 @@ def test_after_a_run_that_was_stopped_the_same_command_does_what_is_left(tmp_pat
         len(json.loads((folder / f"seed={i}" / "environment.json").read_text()).get("resumed", [])) for i in (0, 1)
     ]
     assert resumed == [1, 0]
+
+
+def test_a_signal_after_the_last_step_of_a_run_stops_the_others(tmp_path, monkeypatch, capsys) -> None:
+    from kanvolution.train import engine
+
+    draw = engine.draw_run
+
+    def stopped(*arguments):
+        signal.raise_signal(signal.SIGTERM)
+        return draw(*arguments)
+
+    monkeypatch.setattr(engine, "draw_run", stopped)
+    before = signal.getsignal(signal.SIGTERM)
+    assert main(["train", "-m", "seed=0,1", *TINY, f"output_dir={tmp_path / 'sweep'}"]) == 130
+    assert "stopped by SIGTERM after 1 of 2 runs" in capsys.readouterr().err
+    assert [path.parent.name for path in (tmp_path / "sweep").glob("*/result.json")] == ["seed=0"]
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_a_folder_with_a_run_of_another_config_is_not_touched(tmp_path, capsys) -> None:

@@ -78,8 +78,11 @@ def test_widths_of_a_budget_are_fitted_once_and_kept(study, tmp_path, monkeypatc
     assert "width_scale: 0.7531" in (tmp_path / "out" / name / "config.yaml").read_text()
     assert "| of reference |" in (tmp_path / "out" / "study.md").read_text()
     capsys.readouterr()
-    assert main(study(SCALING)) == 0 and asked == ["parameters", "time"]
+    assert main([*study(SCALING), "seed=0"]) == 0 and asked == ["parameters", "time"]
     assert capsys.readouterr().out.count("done before") == 4
+    # They are those of this network: another one has its own.
+    assert main(study(SCALING.replace("degree=1", "degree=0"))) == 2 and asked == 2 * ["parameters", "time"]
+    assert "holds a run of another config" in capsys.readouterr().err
 
 
 def test_a_run_that_fails_is_reported_and_stops_no_other(study, tmp_path, capsys) -> None:
@@ -103,6 +106,7 @@ def test_studies_are_listed(capsys) -> None:
         ("axes: {conv.degre: [1, 2]}", [], "Did you mean 'conv.degree'"),
         ("axes: {conv: []}", [], "axis 'conv' has no points"),
         ("axes: {conv: [gram]}", ["trainer.epoch=2"], "Did you mean 'trainer.epochs'"),
+        ('axes: {conv: [gram]}\nexperiments: ["{dat}_x"]', [], "must be names, with {GROUP} of: conv, data, "),
         (SCALING, ["model.width_scale=2"], "the budget sets model.width_scale"),
         (
             "axes: {network: {small: model.width_scale=0.01, deep: [model=simple8, conv=spline]}}\n"

@@ -72,6 +72,23 @@ def test_parts_act_in_training_or_always_as_attached(name: str) -> None:
     assert_close(basis(x)[:, :, 1:], kv.create_basis(name).eval()(nn.InstanceNorm1d(4)(x))[:, :, 1:])
 
 
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_first_learned_function_starts_near_the_base_function(shared: bool) -> None:
+    torch.manual_seed(0)
+    mixed = MixedBasis(kv.create_basis("gram"), rank=2, in_channels=4, shared=shared).double()
+    x = torch.randn(400, 4, 50, dtype=torch.float64)
+    base = nn.functional.silu(x)
+    base = base / base.square().mean().sqrt()
+    first, second = mixed(x).detach().unbind(2)
+    assert float((first - base).square().mean().sqrt()) < 0.3
+    assert float((second - base).square().mean().sqrt()) > 0.5
+
+
+def test_without_a_base_function_learned_functions_start_at_random() -> None:
+    mixed = MixedBasis(kv.create_basis("gram", base=None), rank=2, in_channels=4)
+    assert torch.count_nonzero(mixed.mixing) == mixed.mixing.numel()
+
+
 def test_learned_functions_see_dropout_on_the_single_functions() -> None:
     mixed = MixedBasis(kv.create_basis("gram"), rank=2, in_channels=4)
     x = torch.randn(2, 4, 9)

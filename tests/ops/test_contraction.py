@@ -1,5 +1,6 @@
 """The operator of expansion and convolution together: against the two one after the other, in every form."""
 
+import sys
 from typing import Any
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor
 
 from kanvolution import ops
+from kanvolution.ops import evaluation
 from kanvolution.ops.evaluation import Call
 from tests.ops.test_families import FAMILIES, draw
 from tests.tolerances import assert_close
@@ -215,3 +217,60 @@ def test_a_loop_is_compiled_once_for_all_sizes() -> None:
     for shape in ((5, 4, 5, 6), (8, 4, 5, 6), (7, 3, 9, 4)):
         step(*shape)
     assert graphs["unique_graphs"] == before > 0
+
+
+@convolutions
+@pytest.mark.parametrize("mixed", [False, True], ids=["full", "mixed"])
+def test_a_batch_in_parts_gives_what_it_gives_as_a_whole(
+    form: str, mixed: bool, monkeypatch: pytest.MonkeyPatch, backend: str = "eager"
+) -> None:
+    _, tensors, call = make("gram2", form, mixed)
+    tensors = {n: t.repeat(3, *(1,) * (t.ndim - 1)) if n in ("x", "base_input") else t for n, t in tensors.items()}
+    values = [t.requires_grad_() for t in tensors.values()]
+    results = []
+    for limit in (2**30, 0):
+        monkeypatch.setitem(evaluation._PART, "cpu", limit)
+        # The weight is the limit then, which the expansions of these sizes are larger than.
+        y = call(*values, backend=backend)
+        results.append([y, *torch.autograd.grad(y.square().sum(), values)])
+    for found, expected in zip(*results, strict=True):
+        assert_close(found, expected)
+        assert found.stride() == expected.stride()
+
+
+@pytest.mark.compiler
+@pytest.mark.skipif(not ops.backends.HAS_CPP_COMPILER, reason="no C++ compiler")
+def test_a_batch_in_parts_by_compiled_loops(monkeypatch: pytest.MonkeyPatch) -> None:
+    test_a_batch_in_parts_gives_what_it_gives_as_a_whole("2d_groups", True, monkeypatch, "compile")
+
+
+def test_no_expansion_is_larger_than_a_part_of_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[int] = []
+    module = sys.modules[ops.Expansion.__module__]
+    evaluate = module.evaluate
+
+    def watched(values: Any, call: Call, size: int) -> Tensor:
+        made.append(call.x.shape[0])
+        return evaluate(values, call, size)
+
+    monkeypatch.setattr(module, "evaluate", watched)
+    monkeypatch.setitem(evaluation._PART, "cpu", 4 * 4 * 5 * 36 * 4)  # four samples
+    x, weight = torch.randn(18, 4, 6, 6, requires_grad=True), torch.randn(3, 20, 3, 3, requires_grad=True)
+    into = ops.Contraction(ops.Convolution((1, 1), (1, 1), (1, 1)), weight, None)
+    ops.legendre(x, 3, base="silu", into=into).sum().backward()
+    assert sum(made) == 2 * 18 and max(made) <= 4 and len(made) == 2 * 5
+
+
+@pytest.mark.parametrize("batch", [0, 1, 2, 3, 5, 8, 13])
+@pytest.mark.parametrize("limit", [1, 700, 1500, 4000, 10**6])
+def test_parts_cover_the_batch_and_single_samples_stay_among_themselves(
+    batch: int, limit: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(evaluation._PART, "cpu", limit)
+    call = Call(torch.empty(batch, 2, 5, 5), None, None, (), (), "identity", None, torch.float32, "eager")
+    parts = evaluation.parts_of_batch(call, 3, torch.empty(1))
+    index = torch.arange(batch).view(-1, 1, 1, 1)
+    pieces = [part(index) for part in parts]
+    assert torch.equal(torch.cat(pieces), index)
+    lengths = {len(piece) for piece in pieces}
+    assert lengths in ({batch}, {1}) or min(lengths) > 1

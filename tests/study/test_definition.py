@@ -135,6 +135,7 @@ def test_an_unknown_name_is_answered_with_the_nearest() -> None:
         ("conv.dropout=0.3", "axis 'kind' sets conv.dropout; choose with kind=noise"),
         ("output_dir=x", "the folder of the study is --out"),
         ("conv.degree", "write key=value"),
+        ("rat=0.1", "no axis and no key. Did you mean 'rate'. Axes: kind, rate, conv.degree, seed"),
     ],
 )
 def test_an_override_that_does_not_fit_is_refused(override: str, message: str, tmp_path) -> None:

@@ -50,11 +50,19 @@ class MixedBasis(Basis):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Random combinations, each of second moment one for standard-normal input."""
+        """Random combinations; the first starts near the base function, if there is one.
+
+        Each has second moment one for standard-normal input. A little of the other functions is in the first one too,
+        so that their own parameters have gradients from the beginning.
+        """
         self.inner.reset_parameters()
-        if not self.mixing.is_meta:
-            with torch.no_grad():
-                self.mixing.normal_().mul_(self.inner.initial_std(1).to(self.mixing))
+        if self.mixing.is_meta:
+            return
+        with torch.no_grad():
+            self.mixing.normal_().mul_(self.inner.initial_std(1).to(self.mixing))
+            if self.inner.base is not None:
+                self.mixing[:, 0] *= 0.1
+                self.mixing[:, 0, 0] += float(self.inner.second_moments()[0]) ** -0.5
 
     @torch.no_grad()
     def make_first_identity(self) -> None:

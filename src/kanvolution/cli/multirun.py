@@ -51,6 +51,10 @@ class Outcome:
     error: str | None = None
 
 
+class RunsInterrupted(Exception):  # noqa: N818 - it is no error
+    """A signal ended the runs; the same call goes on with those that are left."""
+
+
 def run_all(jobs: Sequence[Job], folder: Path, *, header: Mapping[str, Any]) -> list[Outcome]:
     """Make all runs, in a folder of their own each, below `folder`.
 
@@ -65,9 +69,10 @@ def run_all(jobs: Sequence[Job], folder: Path, *, header: Mapping[str, Any]) -> 
     Raises:
         ValueError: an override that cannot be used, in any of the jobs; the folder of a run holds another one; or the
             folder is that of something else. All of it is found before the first run begins.
-        TrainingInterrupted: SIGINT or SIGTERM during a run.
+        RunsInterrupted: SIGINT or SIGTERM before all of them were done.
     """
     from kanvolution.files import write_json
+    from kanvolution.train.interrupt import stop_on_signal
     from kanvolution.train.run_folder import check_run_folder
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
@@ -78,9 +83,12 @@ def run_all(jobs: Sequence[Job], folder: Path, *, header: Mapping[str, Any]) -> 
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / MARK, header)
     outcomes = []
-    for number, (job, config) in enumerate(zip(jobs, composed, strict=True), start=1):
-        print(f"run {number}/{len(jobs)}: {job.name}", flush=True)
-        outcomes.append(_run(job, config, folder / job.name))
+    with stop_on_signal() as stop:
+        for number, (job, config) in enumerate(zip(jobs, composed, strict=True), start=1):
+            if stop:  # by a signal when the last step of a run was done
+                raise RunsInterrupted(f"stopped by {stop.name} after {number - 1} of {len(jobs)} runs")
+            print(f"run {number}/{len(jobs)}: {job.name}", flush=True)
+            outcomes.append(_run(job, config, folder / job.name))
     return outcomes
 
 
@@ -109,8 +117,8 @@ def _run(job: Job, config: Composed, folder: Path) -> Outcome:
         values = {**values, "resume": str(folder), "output_dir": None}
     try:
         run_job(values, text=config.text)
-    except TrainingInterrupted:
-        raise
+    except TrainingInterrupted as stopped:
+        raise RunsInterrupted(str(stopped)) from stopped
     except Exception as error:
         message = " ".join(f"{type(error).__name__}: {error}".split())
         print(f"kanvolution: failed: {job.name}: {message}", file=sys.stderr, flush=True)

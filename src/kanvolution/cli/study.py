@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 from kanvolution.cli.command import FAILED, INTERRUPTED, fail, register_command
 from kanvolution.cli.imports import add_import
 from kanvolution.cli.text import markdown, table
-from kanvolution.registry import unknown_name
 
 if TYPE_CHECKING:
     from kanvolution.cli.multirun import Job, Outcome
@@ -61,56 +60,44 @@ def run_study(study: Study, out: str | None, stem: str) -> int:
     Raises:
         ValueError: see `run_all` and `BudgetFitter`; found before the first run begins.
     """
-    from kanvolution.cli.multirun import results_table, run_all, summarise
+    from kanvolution.cli.multirun import RunsInterrupted, results_table, run_all, summarise
     from kanvolution.configs import compose
     from kanvolution.files import atomic, write_json, write_text
-    from kanvolution.train import TrainingInterrupted
-    from kanvolution.train.progress import axis_label
-    from kanvolution.visualize import comparison_figure
+    from kanvolution.study import study_figure
 
     choices = compose(study.combinations()[0].overrides).choices
     folder = Path(out or f"runs/{study.name}-{choices['data']}")
-    earlier = _earlier(folder, study)
-    fitted = dict(earlier["fitted"]) if earlier.get("settings") == list(study.settings) else {}
+    fitted = _earlier(folder, study).get("fitted", {})
     jobs = _jobs(study, choices, fitted)
     # The reference of a budget stands under all of them, and is run once.
     unique = {job.overrides: job for job in reversed(jobs)}
-    header = {"study": study.name, "settings": list(study.settings), "fitted": fitted}
+    header = {"study": study.name, "fitted": fitted}
     try:
         outcomes = run_all([job for job in jobs if unique[job.overrides] is job], folder, header=header)
-    except TrainingInterrupted as stopped:
+    except RunsInterrupted as stopped:
         print(f"kanvolution: {stopped}\nkanvolution: the same command goes on with the other runs", file=sys.stderr)
         return INTERRUPTED
     if study.evaluation:
         outcomes = [_timed(outcome) for outcome in outcomes]
     found = {outcome.job.overrides: outcome for outcome in outcomes}
     entries = summarise([replace(found[job.overrides], job=job) for job in jobs])
-    names = {name for entry in entries for name in entry["metrics"]}
-    if names and study.metric not in names:
-        raise ValueError(f"{unknown_name('metric', study.metric, names)} The runs are kept for the next call.")
+    _check_metric(study, entries)
     if study.best_first:
         entries = _best_first(entries, study)
-    title = study.help or study.name
-    write_json(
-        folder / f"{stem}.json",
-        {
-            "study": study.name,
-            "help": study.help,
-            "data": choices["data"],
-            "metric": study.metric,
-            "settings": list(study.settings),
-            "picture": asdict(study.picture),
-            "results": entries,
-        },
-    )
+    stored = {
+        "study": study.name,
+        "help": study.help,
+        "data": choices["data"],
+        "metric": study.metric,
+        "settings": list(study.settings),
+        "picture": asdict(study.picture),
+        "results": entries,
+    }
+    write_json(folder / f"{stem}.json", stored)
     text = results_table(entries, metrics=[study.metric], render=markdown)
     write_text(folder / f"{stem}.md", text + "\n")
-    label, factor = axis_label(study.metric)
-    figure = comparison_figure(
-        entries, title, metric=study.metric, metric_label=label, factor=factor, **asdict(study.picture)
-    )
     with atomic(folder / f"{stem}.png") as temporary:
-        figure.savefig(temporary, dpi=120, format="png")
+        study_figure(stored).savefig(temporary, dpi=120, format="png")
     print(f"\n{results_table(entries, metrics=[study.metric])}\n\n{folder}: {stem}.md, {stem}.json, {stem}.png")
     failed = sum(outcome.error is not None for outcome in outcomes)
     return fail(f"{failed} of {len(outcomes)} runs failed; see error.txt in their folders", FAILED) if failed else 0
@@ -131,22 +118,38 @@ def _earlier(folder: Path, study: Study) -> dict[str, Any]:
     return header
 
 
-def _jobs(study: Study, choices: Mapping[str, str], fitted: dict[str, dict[str, float]]) -> list[Job]:
+def _check_metric(study: Study, entries: Sequence[Mapping[str, Any]]) -> None:
+    """Raise ValueError if the runs did not measure what the study shows."""
+    from kanvolution.registry import unknown_name
+
+    known = {name for entry in entries for name in entry["metrics"]}
+    if known and study.metric not in known:
+        message = unknown_name("metric", study.metric, known)
+        raise ValueError(f"{message} The runs are kept: with another metric the same command shows them.")
+
+
+def _jobs(study: Study, choices: Mapping[str, str], fitted: dict[str, dict[str, Any]]) -> list[Job]:
     """The runs of a study. What a budget asks for is taken from `fitted`, or put there."""
     from kanvolution.cli.multirun import Job, folder_name
+    from kanvolution.configs import compose
     from kanvolution.study import BUDGET, SEED, BudgetFitter
 
+    points = study.combinations()
     fit = BudgetFitter(study.budget) if study.budget else None
+    if fit is not None:  # a mistake is found before anything is measured
+        for overrides in dict.fromkeys(_without_seed(point.overrides) for point in points):
+            compose(overrides)
     jobs: list[Job] = []
     for hold in study.budget.hold if study.budget else [None]:
-        for point in study.combinations():
+        for point in points:
             varied = point.setting if hold is None else {BUDGET: hold, **point.setting}
             overrides = point.overrides
             facts: dict[str, float | None] = {}
             if fit is not None and hold not in (None, "none") and point.overrides != point.reference:
                 name = _name({axis: label for axis, label in varied.items() if axis != SEED})
-                if name not in fitted:
-                    fitted[name] = asdict(fit(point, hold))
+                of = [list(_without_seed(made)) for made in (point.overrides, point.reference)]
+                if fitted.get(name, {}).get("of") != of:
+                    fitted[name] = {"of": of, **asdict(fit(point, hold))}
                     print(f"{name}: {fit.budget.key}={fitted[name]['value']:g}", flush=True)
                 overrides = (*overrides, f"{fit.budget.key}={fitted[name]['value']:g}")
                 facts = {"width": fitted[name]["value"], "share": fitted[name]["share"]}
@@ -158,6 +161,10 @@ def _jobs(study: Study, choices: Mapping[str, str], fitted: dict[str, dict[str, 
     return jobs
 
 
+def _without_seed(overrides: Sequence[str]) -> tuple[str, ...]:
+    return tuple(text for text in overrides if text.partition("=")[0] != "seed")
+
+
 def _name(setting: Mapping[str, str]) -> str:
     return ",".join(f"{axis}={label}" for axis, label in setting.items())
 
@@ -167,7 +174,12 @@ def _experiment(study: Study, choices: Mapping[str, str], overrides: Sequence[st
     from kanvolution.configs import EXPERIMENTS
 
     own = {key: value for key, _, value in (text.partition("=") for text in overrides) if key in choices}
-    names = (pattern.format_map({**choices, **own}) for pattern in study.experiments)
+    try:
+        names = [pattern.format_map({**choices, **own}) for pattern in study.experiments]
+    except (KeyError, ValueError, IndexError) as error:
+        raise ValueError(
+            f"experiments (={list(study.experiments)}) must be names, with {{GROUP}} of: {', '.join(sorted(choices))}"
+        ) from error
     return next((name for name in names if name in EXPERIMENTS), None)
 
 

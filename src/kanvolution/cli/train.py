@@ -59,11 +59,10 @@ def train(options: argparse.Namespace) -> int:
 
 def _several(overrides: Sequence[str]) -> int:
     """A run for each combination of the values, in folders of one folder, and a table of their results."""
-    from kanvolution.cli.multirun import Job, folder_name, results_table, run_all, summarise
+    from kanvolution.cli.multirun import Job, RunsInterrupted, folder_name, results_table, run_all, summarise
     from kanvolution.configs import ConfigError, expand
     from kanvolution.configs.compose import parse_override
     from kanvolution.files import write_json, write_text
-    from kanvolution.train import TrainingInterrupted
     from kanvolution.train.run_folder import make_run_folder
 
     variants = expand([text for text in overrides if not text.startswith("output_dir=")])
@@ -80,7 +79,7 @@ def _several(overrides: Sequence[str]) -> int:
     folder = Path(str(named)) if named is not None else make_run_folder(None, "multirun")
     try:
         outcomes = run_all(jobs, folder, header={"overrides": list(overrides)})
-    except TrainingInterrupted as stopped:
+    except RunsInterrupted as stopped:
         print(f"kanvolution: {stopped}", file=sys.stderr)
         print(f"kanvolution: the same command with output_dir={folder} goes on with the other runs", file=sys.stderr)
         return INTERRUPTED

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
@@ -285,13 +286,13 @@ def sum_like(columns: Iterable[Tensor], parameter: Tensor) -> Tensor:
 # ------------------------------------------------------------------------------------------------------- blocks
 
 
-class _Block(NamedTuple):
+class Block(NamedTuple):
     """A part of the batch and, where a sample alone is large, of the first dimension of space."""
 
     samples: slice
     rows: slice | None = None
 
-    def __call__(self, tensor: Tensor, space: int) -> Tensor:
+    def __call__(self, tensor: Tensor, space: int = 2) -> Tensor:
         """The part of a tensor whose dimensions of space begin at `space`."""
         return tensor[self.samples] if self.rows is None else tensor[(self.samples, *(_ALL,) * (space - 1), self.rows)]
 
@@ -303,10 +304,32 @@ class _Block(NamedTuple):
 _ALL = slice(None)
 
 
-def _blocks(x: Tensor) -> Iterator[_Block]:
+def parts_of_batch(call: Call, size: int, weight: Tensor) -> list[Block]:
+    """Parts of the batch whose expansions, with a convolution behind them, are made one after another.
+
+    So the expansion, which is `size` times as large as x, is never in memory as a whole, and on a CPU the convolution
+    finds it in the cache. A part of it is not smaller than what keeps a device busy, nor than the weight, which is read
+    again for each part.
+    """
+    batch = call.x.shape[0]
+    limit = max(weight.numel() * weight.element_size(), _PART.get(call.x.device.type, _PART["cuda"]))
+    count = math.ceil(call.x.numel() * size * call.dtype.itemsize / limit)
+    # No part of one sample beside larger ones: a compiled loop would be compiled again for it.
+    count = batch if count >= batch else min(count, batch // 2)
+    if count <= 1:
+        return [Block(_ALL)]
+    ends = [batch * i // count for i in range(count + 1)]
+    return [Block(slice(start, end)) for start, end in itertools.pairwise(ends)]
+
+
+_PART = {"cpu": 16 * 2**20, "cuda": 64 * 2**20}
+"""Bytes: half of a large third-level cache; as much as a GPU reads in some tens of microseconds."""
+
+
+def _blocks(x: Tensor) -> Iterator[Block]:
     """Parts of x [N, C, *S] that stay in a processor's cache; on other devices the whole."""
     if x.device.type != "cpu" or not x.numel():
-        yield _Block(_ALL)
+        yield Block(_ALL)
         return
     limit = _BLOCK * torch.get_num_threads()
     sample = x[0].numel()
@@ -314,11 +337,11 @@ def _blocks(x: Tensor) -> Iterator[_Block]:
         length = x.shape[2]
         step = max(1, limit * length // sample)
         for n in range(x.shape[0]):
-            yield from (_Block(slice(n, n + 1), slice(i, i + step)) for i in range(0, length, step))
+            yield from (Block(slice(n, n + 1), slice(i, i + step)) for i in range(0, length, step))
         return
     count = math.ceil(x.shape[0] / max(1, limit // sample))
     step = math.ceil(x.shape[0] / count)
-    yield from (_Block(slice(i, i + step)) for i in range(0, x.shape[0], step))
+    yield from (Block(slice(i, i + step)) for i in range(0, x.shape[0], step))
 
 
 def _dense_like(plane: Tensor, x: Tensor) -> Tensor:

@@ -44,6 +44,7 @@ from kanvolution.ops.evaluation import (
     inner_sizes,
     laid_out,
     memory_format,
+    parts_of_batch,
     stack,
     sum_like,
     working_dtype,
@@ -304,7 +305,11 @@ class _Operator:
             if implicit_gemm.takes("forward", self.family.values, call, own):
                 return implicit_gemm.convolve(self.family.values, call, own, self.family._result_size(call))
         inside, weight = self._inside(call, own)
-        return convolution(self._expand(inside), weight, bias).contiguous(memory_format=memory_format(call.x))
+        pieces = [
+            convolution(self._expand(part.of(inside)), weight, bias)
+            for part in parts_of_batch(inside, self.family._result_size(call), weight)
+        ]
+        return _joined(pieces).contiguous(memory_format=memory_format(call.x))
 
     def _expand(self, call: Call) -> Tensor:
         return _flat(evaluate(self.family.values, call, self.family._result_size(call)), call)
@@ -388,24 +393,45 @@ class _Operator:
                 return [g.to(t.dtype) for g, t in zip(found, targets, strict=False)] + found[count:]
         inside, weight = self._inside(call, own)
         grad = grad.contiguous(memory_format=memory_format(inside.x))
+        targets = [t for t, want in zip(call.differentiable(), inner, strict=True) if want]
+        # Gradients of the inputs belong to a part of the batch, those of parameters are summed over all parts.
+        joined = [False] * sum(outer) + [t is call.x or t is call.base_input for t in targets]
+        pieces: list[list[Tensor]] = [[] for _ in joined]
+        own = Contraction(convolution, weight, None)
+        for part in parts_of_batch(inside, self.family._result_size(call), weight):
+            values = self._gradients(part.of(inside), own, part(grad), outer, inner)
+            for those, value, join in zip(pieces, values, joined, strict=True):
+                if join or not those:
+                    those.append(value)
+                else:
+                    those[0] = those[0] + value
+        results = [_joined(those) for those in pieces]
+        if outer[0] and inside.groups is not None:
+            results[0] = channels_first(results[0], call.x.shape[1] // inside.groups)
+        count = sum(outer)
+        return [g.to(into.weight.dtype).contiguous() for g in results[:count]] + [
+            conform(value, target) for value, target in zip(results[count:], targets, strict=True)
+        ]
+
+    def _gradients(
+        self, call: Call, into: Contraction, grad: Tensor, outer: tuple[bool, bool], inner: tuple[bool, ...]
+    ) -> list[Tensor]:
+        """Those gradients of weight, bias and `call.differentiable()` that are wanted, for a part of the batch."""
+        values, vjp = self.family.values, self.family.gradient
+        assert vjp is not None
         size = self.family._result_size(call)
         # Without a gradient of the weight, the sizes of the expansion alone are needed.
         expanded = (
-            self._expand(inside)
-            if outer[0]
-            else _flat(empty_expansion(inside.x, size, call.dtype, inside.groups), inside)
+            self._expand(call) if outer[0] else _flat(empty_expansion(call.x, size, call.dtype, call.groups), call)
         )
-        found = convolution.gradients(grad, expanded, weight, (any(inner), *outer))
+        found = into.convolution.gradients(grad, expanded, into.weight, (any(inner), *outer))
         del expanded
         grad_expanded, grad_weight, grad_bias = found
-        if grad_weight is not None and inside.groups is not None:
-            grad_weight = channels_first(grad_weight, call.x.shape[1] // inside.groups)
-        results = [g.to(into.weight.dtype).contiguous() for g in (grad_weight, grad_bias) if g is not None]
+        # Sums over parts of the batch are made at working precision.
+        results = [g.to(working_dtype(g.dtype)) for g in (grad_weight, grad_bias) if g is not None]
         if grad_expanded is not None:
-            unflattened = grad_expanded.unflatten(1, inner_sizes(inside.x, size, inside.groups))
-            targets = [t for t, want in zip(call.differentiable(), inner, strict=True) if want]
-            for value, target in zip(evaluate_gradients(values, vjp, inside, unflattened, inner), targets, strict=True):
-                results.append(conform(value, target))
+            unflattened = grad_expanded.unflatten(1, inner_sizes(call.x, size, call.groups))
+            results += evaluate_gradients(values, vjp, call, unflattened, inner)
         return results
 
     def _fake_backward(self, grad: Tensor, wanted: list[bool], *arguments: Any) -> list[Tensor]:
@@ -450,6 +476,10 @@ def _at(into: Contraction, dtype: torch.dtype) -> Contraction:
 def _laid_out(call: Call, size: int, weight: Tensor) -> Call:
     base_input = None if call.base_input is None else laid_out(call.base_input, size, weight)
     return call._replace(x=laid_out(call.x, size, weight), base_input=base_input)
+
+
+def _joined(pieces: list[Tensor]) -> Tensor:
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
 
 def _flat(expanded: Tensor, call: Call) -> Tensor:

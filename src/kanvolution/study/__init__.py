@@ -2,6 +2,7 @@
 
 from kanvolution.study.budget import BudgetError, BudgetFitter, Fitted
 from kanvolution.study.definition import BUDGET, SEED, Budget, Picture, Point, Study, list_studies, read_study
+from kanvolution.study.picture import study_figure
 
 __all__ = [
     "BUDGET",
@@ -15,4 +16,5 @@ __all__ = [
     "Study",
     "list_studies",
     "read_study",
+    "study_figure",
 ]

@@ -15,6 +15,7 @@ axes:
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import itertools
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from string import Template
 from typing import Any
 
 from kanvolution.configs import expand
+from kanvolution.configs.compose import group_choices
 from kanvolution.extras import require
 from kanvolution.registry import unknown_name
 
@@ -165,6 +167,10 @@ class Study:
         """Raise ValueError if the study itself sets a key."""
         if key in ("output_dir", "resume"):
             raise ValueError(f"{text!r}: every run has its own; the folder of the study is --out")
+        if "." not in key and key != SEED and not group_choices(key):
+            names = [*self.axes, *([BUDGET] if self.budget else [])]
+            if near := difflib.get_close_matches(key, names, n=1):
+                raise ValueError(f"{text!r}: no axis and no key. Did you mean {near[0]!r}? Axes: {', '.join(names)}.")
         if key == "experiment" and self.experiments:
             raise ValueError(f"{text!r}: the study chooses it ({', '.join(self.experiments)}); leave it out")
         if self.budget is not None and key == self.budget.key:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from types import FrameType
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -21,10 +22,21 @@ class StopFlag:
         return self.name is not None
 
 
+@dataclass(frozen=True)
+class _Handler:
+    """A handler of `stop_on_signal`, told from those of others."""
+
+    handle: Callable[[int, FrameType | None], None]
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        self.handle(number, frame)
+
+
 @contextlib.contextmanager
 def stop_on_signal() -> Iterator[StopFlag]:
     """A flag that SIGINT and SIGTERM set within the block. A second signal acts as it did before the block.
 
+    Within another such block both flags are set, so that several runs stop although the last steps of one were done.
     Outside the main thread, where Python takes no signals, the flag is never set.
     """
     flag = StopFlag()
@@ -36,9 +48,11 @@ def stop_on_signal() -> Iterator[StopFlag]:
     def handle(number: int, frame: FrameType | None) -> None:
         flag.name = signal.Signals(number).name
         _restore(before)
+        if isinstance(outer := before[signal.Signals(number)], _Handler):
+            outer(number, frame)
 
     for number in _SIGNALS:
-        signal.signal(number, handle)
+        signal.signal(number, _Handler(handle))
     try:
         yield flag
     finally:
