@@ -39,9 +39,10 @@ def main() -> int:
             show(line)
         return 0
     folder = options.folder or RESULTS / f"speed_{options.device}"
+    commit = git("rev-parse", "HEAD")  # before others can commit more
     for case in options.cases:
         record = benchmark.run(options.bases, [case], settings, report=show)
-        record["commit"], record["command"] = git("rev-parse", "HEAD"), " ".join(["python", *sys.argv])
+        record["commit"], record["command"] = commit, " ".join(["python", *sys.argv])
         bench.write(record, folder / case)
     draw(folder)
     return 0
