@@ -243,8 +243,8 @@ def page() -> str:
     lines = [
         "# Results",
         "",
-        "Made from the files in `benchmarks/results` by `python docs/make_results.py`. Times of layers are in",
-        "[performance](performance.md).",
+        "Made from the files in `benchmarks/results` by `python docs/make_results.py`. Times are in",
+        "[measured times and memory](speed.md).",
         "",
     ]
     for heading, text, rows in parts:
