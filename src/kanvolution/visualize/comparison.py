@@ -85,7 +85,8 @@ def comparison_figure(
         axis.set_xlabel(metric_label if rows else _MEASURED.get(place, place))
         if name:
             axis.set_title(f"{panel}: {name}", fontsize=10)
-    _ticks(drawn, values, rows, place in axes)
+    written = {_place(e, place): e["setting"][place] for e in points} if place in axes else {}
+    _ticks(drawn, values, rows, written)
     drawn[0].set_ylabel(place if rows else metric_label)
     figure.suptitle(title, fontsize=11)
     handles, names = drawn[0].get_legend_handles_labels()
@@ -127,16 +128,16 @@ def _line(axis: Any, entry: Entry, metric: str, factor: float, rows: bool, numbe
         band(mean - std, mean + std, color=GREY, alpha=0.15, linewidth=0)
 
 
-def _ticks(axes: Sequence[Any], values: Sequence[Any], rows: bool, is_axis: bool) -> None:
-    """A tick for each point of an axis; a scale that suits its numbers."""
+def _ticks(axes: Sequence[Any], values: Sequence[Any], rows: bool, written: Mapping[Any, str]) -> None:
+    """A tick for each point of an axis, as it is written; a scale that suits its numbers."""
     if rows:
         axes[0].set_yticks(range(len(values)), [str(value) for value in values])
         axes[0].set_ylim(len(values) - 0.5, -0.5)
         return
     wide = bool(values) and min(values) > 0 and max(values) >= 10 * min(values)
     for axis in axes:
-        if wide or not is_axis:
+        if wide or not written:
             axis.set_xscale("log")
-        if is_axis:
-            axis.set_xticks(values, [f"{value:g}" for value in values])
+        if written:
+            axis.set_xticks(list(written), list(written.values()))
             axis.minorticks_off()
