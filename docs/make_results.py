@@ -169,6 +169,36 @@ def structures() -> list[str]:
     return table(["structure", "seed", "parameters", "top-1 (%)", "seconds"], rows, 1)
 
 
+def studies() -> list[str]:
+    """Studies: the picture of each, and its table."""
+    lines = []
+    for name, run in load("studies/*.json").items():
+        entries = run["results"]
+        axes = list(dict.fromkeys(axis for entry in entries for axis in entry["setting"]))
+        sized = any("share" in entry for entry in entries)
+        head = [*axes, "top-1 (%)", "parameters", *(["of reference"] if sized else [])]
+        rows = [
+            [
+                *(entry["setting"].get(axis, "") for axis in axes),
+                mean_and_deviation(entry["metrics"]["top1"]),
+                f"{entry['parameters']:,}",
+                *([f"{entry['share']:.2f}" if "share" in entry else ""] if sized else []),
+            ]
+            for entry in entries
+        ]
+        lines += [f"### {name}", "", run["help"], f"Made by `{run['command']}`", f"on {run['hardware']};"]
+        lines += [f"{len(run['seeds'])} seeds.", "", f"![](pictures/study_{name}.png)", ""]
+        lines += table(head, rows, len(axes))
+    return lines
+
+
+def mean_and_deviation(found: dict[str, float | None]) -> str:
+    """Mean and standard deviation in percent; without the deviation for a single run."""
+    mean, std = found["mean"], found["std"]
+    assert mean is not None
+    return percent(mean) + ("" if std is None else f" ± {percent(std)}")
+
+
 def shipped() -> list[str]:
     """Weights inside of the package."""
     rows = [
@@ -200,6 +230,11 @@ def page() -> str:
             shipped(),
         ),
         ("Structures on MNIST", "Ten epochs each; see [structures](structures.md).", structures()),
+        (
+            "Studies",
+            "Few epochs on the 8x8 digits, where one image is 0.3 %: see [what they show](study.md#measured).",
+            studies(),
+        ),
         ("8-bit integers", "See [quantization](quantize.md).", quantization()),
         ("Pruning", "See [pruning](prune.md). Step 0 is the network before.", pruning()),
         ("Search", "Five epochs on the digits; three seeds that the study did not see; see [tune](tune.md).", search()),
@@ -208,8 +243,8 @@ def page() -> str:
     lines = [
         "# Results",
         "",
-        "Made from the files in `benchmarks/results` by `python docs/make_results.py`. Times of layers are in",
-        "[performance](performance.md).",
+        "Made from the files in `benchmarks/results` by `python docs/make_results.py`. Times are in",
+        "[measured times and memory](speed.md).",
         "",
     ]
     for heading, text, rows in parts:

@@ -58,8 +58,9 @@ def test_names_run_down_and_axes_without_a_part_are_told_by_colour() -> None:
 
 
 def test_without_parts_the_last_axis_is_drawn_and_nothing_is_no_error() -> None:
-    entries = [entry({"conv": "gram", "degree": str(d)}, 0.1 * d) for d in (1, 2, 30)]
+    entries = [entry({"conv": "gram", "degree": d}, 0.01 * float(d)) for d in ("1", "2", "3e1")]
     axis = comparison_figure(entries, metric_label="share", factor=1.0).axes[0]
     assert axis.get_xlabel() == "degree" and axis.get_ylabel() == "share" and axis.get_xscale() == "log"
-    assert list(lines(axis)) == ["gram"]
+    assert list(lines(axis)) == ["gram"] and lines(axis)["gram"][0] == [1, 2, 30]
+    assert [tick.get_text() for tick in axis.get_xticklabels()] == ["1", "2", "3e1"]
     assert comparison_figure([entry({"conv": "gram"}, None)]).axes

@@ -22,10 +22,10 @@ PARTS: dict[str, str] = {
     "weight gradient": "the convolution's gradient of its weight and bias",
     "functions": "values of the functions: in the forward, and again in the backward",
     "functions backward": "from the gradient of the expansion to that of the input and of learned tensors",
-    "layout": "copies of input and weight in another order",
+    "layout": "copies of the input and the weight in another order",
     "norm": "batch norm, both ways",
     "silu": "SiLU, both ways; the formula's base function is one, too",
-    "operator": "the rest inside of our operators",
+    "operator": "the rest inside of our operators: copies of the output and its gradient",
     "other": "all other operators: of the formula and of torch-conv-kan the functions, of networks pooling and head",
 }
 """The parts by name. Each excludes those inside of it; time between operators (autograd, Python) is in none."""
@@ -44,8 +44,8 @@ _SEAMS: dict[str, str] = {
     "convolution.Convolution.__call__": "convolution",
 }
 
-# PyTorch's operators, by a piece of the name.
-_OPERATORS = {"convolution": "convolution", "batch_norm": "norm", "silu": "silu", "kanvolution::": "operator"}
+# Operators by a piece of the name, the first that fits.
+_OPERATORS = {"kanvolution::": "operator", "convolution": "convolution", "batch_norm": "norm", "silu": "silu"}
 
 
 def parts(contestant: Contestant, clock: Callable[[], float]) -> dict[str, float]:

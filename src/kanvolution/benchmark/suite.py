@@ -94,9 +94,10 @@ def _compiler(cold: bool) -> Iterator[None]:
     if not cold:
         yield
         return
+    from torch._inductor import config
     from torch._inductor.utils import fresh_cache
 
-    with fresh_cache():
+    with fresh_cache(), config.patch(compile_threads=1):
         # What the compiler loads at its first use in a process is no cost of a case.
         torch.compile(lambda x: x + 1)(torch.zeros(1))
         yield

@@ -52,7 +52,8 @@ def comparison_figure(
     told = [*(axis for axis in axes if axis == colour), *free]
     points = [e for e in scored if len(e["setting"]) == len(axes)]
     others = [e for e in scored if len(e["setting"]) < len(axes)]
-    values = list(dict.fromkeys(_place(e, place) for e in points))
+    texts = {_place(e, place): e["setting"].get(place, "") for e in points}
+    values = list(texts)
     groups = list(dict.fromkeys(_group(e, told) for e in points))
     panels = list(dict.fromkeys(_group(e, [panel]) for e in points)) if panel in axes else [""]
     rows = any(isinstance(value, str) for value in values)
@@ -85,7 +86,7 @@ def comparison_figure(
         axis.set_xlabel(metric_label if rows else _MEASURED.get(place, place))
         if name:
             axis.set_title(f"{panel}: {name}", fontsize=10)
-    _ticks(drawn, values, rows, place in axes)
+    _ticks(drawn, texts, rows, place in axes)
     drawn[0].set_ylabel(place if rows else metric_label)
     figure.suptitle(title, fontsize=11)
     handles, names = drawn[0].get_legend_handles_labels()
@@ -127,16 +128,16 @@ def _line(axis: Any, entry: Entry, metric: str, factor: float, rows: bool, numbe
         band(mean - std, mean + std, color=GREY, alpha=0.15, linewidth=0)
 
 
-def _ticks(axes: Sequence[Any], values: Sequence[Any], rows: bool, is_axis: bool) -> None:
-    """A tick for each point of an axis; a scale that suits its numbers."""
+def _ticks(axes: Sequence[Any], texts: Mapping[Any, str], rows: bool, is_axis: bool) -> None:
+    """A tick for each point of an axis, with its name; a scale that suits its numbers."""
     if rows:
-        axes[0].set_yticks(range(len(values)), [str(value) for value in values])
-        axes[0].set_ylim(len(values) - 0.5, -0.5)
+        axes[0].set_yticks(range(len(texts)), list(texts.values()))
+        axes[0].set_ylim(len(texts) - 0.5, -0.5)
         return
-    wide = bool(values) and min(values) > 0 and max(values) >= 10 * min(values)
+    wide = bool(texts) and min(texts) > 0 and max(texts) >= 10 * min(texts)
     for axis in axes:
         if wide or not is_axis:
             axis.set_xscale("log")
         if is_axis:
-            axis.set_xticks(values, [f"{value:g}" for value in values])
+            axis.set_xticks(list(texts), list(texts.values()))
             axis.minorticks_off()
