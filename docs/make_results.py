@@ -18,7 +18,7 @@ AIMS = [
     ("CIFAR-10, up to 0.4 M parameters", "88.47", 90.0, 0.4, "cifar10_small"),
 ]
 
-KINDS = {"mnist_small": "Gram", "cifar10": "Gram, rank 2", "cifar10_small": "Chebyshev, rank 1"}
+KINDS = {"mnist_small": "Gram", "cifar10": "Chebyshev, rank 1", "cifar10_small": "Chebyshev, rank 1"}
 """The convolutions of the experiments."""
 
 
@@ -243,8 +243,8 @@ def page() -> str:
     lines = [
         "# Results",
         "",
-        "Made from the files in `benchmarks/results` by `python docs/make_results.py`. Times of layers are in",
-        "[performance](performance.md).",
+        "Made from the files in `benchmarks/results` by `python docs/make_results.py`. Times are in",
+        "[measured times and memory](speed.md).",
         "",
     ]
     for heading, text, rows in parts:

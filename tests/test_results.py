@@ -19,7 +19,9 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
-PAGES = [p for p in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))) if p.name != "results.md"]
+PAGES = [
+    p for p in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))) if p.name not in ("results.md", "speed.md")
+]
 
 # Code, formulas, comments that are no marks, and links are no prose.
 _NOT_PROSE = re.compile(r"^```.*?^```$|`[^`\n]*`|\$\$.*?\$\$|\$[^$\n]*\$|\]\([^)]*\)|arXiv:? [\d.]+", re.M | re.S)
@@ -91,9 +93,10 @@ def stated_by(number: str, values: list[float], text: str) -> bool:
     return number in _NUMBER.findall(text) or any(near)
 
 
-def test_page_of_results_is_what_the_program_makes_of_the_stored_files() -> None:
-    made = runpy.run_path(str(ROOT / "docs" / "make_results.py"))
-    assert made["PAGE"].read_text(encoding="utf-8") == made["page"](), "run python docs/make_results.py"
+@pytest.mark.parametrize("program", ["make_results.py", "make_speed.py"])
+def test_pages_of_results_are_what_the_programs_make_of_the_stored_files(program: str) -> None:
+    made = runpy.run_path(str(ROOT / "docs" / program))
+    assert made["PAGE"].read_text(encoding="utf-8") == made["page"](), f"run python docs/{program}"
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())

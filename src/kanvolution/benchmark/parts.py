@@ -25,7 +25,7 @@ PARTS: dict[str, str] = {
     "layout": "copies of the input and the weight in another order",
     "norm": "batch norm, both ways",
     "silu": "SiLU, both ways; the formula's base function is one, too",
-    "operator": "the rest inside of our operators: the output and its gradient in another layout",
+    "operator": "the rest inside of our operators: copies of the output and its gradient",
     "other": "all other operators: of the formula and of torch-conv-kan the functions, of networks pooling and head",
 }
 """The parts by name. Each excludes those inside of it; time between operators (autograd, Python) is in none."""
