@@ -145,15 +145,15 @@ def case(name: str, record: Record) -> list[str]:
     what = "the input's" if layer else "the plain network's"
     lines += text(f"Bytes kept for backward in units of {what}, and peaks in units of the plain network's:")
     lines += memory(bases, unit)
-    bases = by_basis(profiles().get(name, record)["results"])
-    if any(found["roof"]["parts"] for found in bases.values()):
+    profile = by_basis(profiles().get(name, record)["results"])
+    profile = {basis: found for basis, found in profile.items() if found["roof"]["parts"]}
+    if profile:
         lines += text(
             "What is above the roof, in units of its step: each part less the roof's own. The rest is time between "
             "operators, and by how much the profiled steps were slower or faster than those timed."
         )
-        lines += differences(bases)
-        lines += misses(bases)
-    return lines
+        lines += differences(profile)
+    return lines + misses(bases, profile)
 
 
 def times(bases: dict[str, Found]) -> list[str]:
@@ -206,18 +206,26 @@ def differences(bases: dict[str, Found]) -> list[str]:
     return [*table(["basis", "backend", "step", *GROUPS, "rest"], body, left=2), ""]
 
 
-def misses(bases: dict[str, Found]) -> list[str]:
-    """What the time of those goes to that are above an aim of training steps: the three parts that add most."""
+def misses(bases: dict[str, Found], profile: dict[str, Found]) -> list[str]:
+    """What the time of those goes to whose training step is above an aim: the three parts that add most."""
     lines = []
     for what, contestant, kind, limit in AIMS:
         for basis, found in bases.items():
             value = _ratio(found[contestant], found["roof"], kind)
             if kind == "step" and basis != "wavelet_edge" and round(value, 2) > limit:
-                added = above(found[contestant], found["roof"])
-                most = sorted(added, key=lambda part: -added[part])[:3]
-                parts = ", ".join(f"{part} {added[part]:+.2f}" for part in most)
-                lines.append(f"- `{basis}`, {what}: {value:.2f} (aim {limit}); {parts}")
+                lines.append(
+                    f"- `{basis}`, {what}: {value:.2f} (aim {limit}); {_reasons(profile.get(basis), contestant)}"
+                )
     return ["Above the aims, and the parts that add most:", "", *lines, ""] if lines else []
+
+
+def _reasons(found: Found | None, contestant: str) -> str:
+    if found is None:
+        return "not profiled"
+    added = above(found[contestant], found["roof"])
+    most = sorted(added, key=lambda part: -added[part])[:3]
+    again = _ratio(found[contestant], found["roof"], "step")
+    return ", ".join(f"{part} {added[part]:+.2f}" for part in most) + f" of the {again:.2f} when profiled"
 
 
 def above(result: dict[str, Any], roof: dict[str, Any]) -> dict[str, float]:
