@@ -213,9 +213,8 @@ def misses(bases: dict[str, Found], profile: dict[str, Found]) -> list[str]:
         for basis, found in bases.items():
             value = _ratio(found[contestant], found["roof"], kind)
             if kind == "step" and basis != "wavelet_edge" and round(value, 2) > limit:
-                lines.append(
-                    f"- `{basis}`, {what}: {value:.2f} (aim {limit}); {_reasons(profile.get(basis), contestant)}"
-                )
+                reasons = _reasons(profile.get(basis), contestant)
+                lines.append(f"- `{basis}`, {what}: {value:.2f} (aim {limit}); {reasons}")
     return ["Above the aims, and the parts that add most:", "", *lines, ""] if lines else []
 
 
