@@ -68,10 +68,15 @@ def page() -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-def stored() -> dict[str, Record]:
+def stored(folder: Path = RESULTS) -> dict[str, Record]:
     """The stored measurements by case."""
-    paths = {path.stem: path for path in RESULTS.glob("*.json")}
+    paths = {path.stem: path for path in folder.glob("*.json")}
     return {name: json.loads(paths[name].read_text(encoding="utf-8")) for name in CASES if name in paths}
+
+
+def profiles() -> dict[str, Record]:
+    """Measurements with the parts of steps that were made apart from the others of the same cases."""
+    return stored(RESULTS / "profiles")
 
 
 def kinds(records: dict[str, Record]) -> dict[str, dict[str, Record]]:
@@ -140,6 +145,7 @@ def case(name: str, record: Record) -> list[str]:
     what = "the input's" if layer else "the plain network's"
     lines += text(f"Bytes kept for backward in units of {what}, and peaks in units of the plain network's:")
     lines += memory(bases, unit)
+    bases = by_basis(profiles().get(name, record)["results"])
     if any(found["roof"]["parts"] for found in bases.values()):
         lines += text(
             "What is above the roof, in units of its step: each part less the roof's own. The rest is time between "
@@ -249,7 +255,7 @@ def draw(records: dict[str, Record], path: Path) -> None:
 def commands(records: dict[str, Record]) -> list[str]:
     """Where and how each case was measured."""
     body = []
-    for name, record in records.items():
+    for name, record in [*records.items(), *((f"profiles/{name}", record) for name, record in profiles().items())]:
         machine = record["machine"]
         what = f"{machine['cpu']} ({machine['capability']}), {machine['threads']} thread, PyTorch {machine['torch']}"
         body.append([f"`{name}`", what, f"`{record['commit'][:8]}`", f"`{record['command']}`"])

@@ -2,8 +2,9 @@
 
 That convolution, which gets the expansions ready-made, is the "roof" of the speed. A case is a layer or a network of
 `CASES`, with a basis. In each case contestants do the same work: the roof, the plain network of the same widths, the
-formula in ordinary operators differentiated by autograd, and ours with each backend. Ours are first compared with the
-formula, in the output and all gradients; what disagrees is reported as wrong, and no time of it. Then all take turns,
+formula in ordinary operators differentiated by autograd, and ours with each backend. Each of our layers is first
+compared with the formula on what it sees, in its output and all gradients; what disagrees is reported as wrong, and no
+time of it. Then all take turns,
 round by round, so that what else the machine does falls on all of them alike. Times are medians over the rounds with
 the quartiles; ratios are of medians within a case.
 """

@@ -46,8 +46,8 @@ class Contestant:
         module: in training mode.
         x: its input; a training step includes its gradient where it requires one.
         context: of the forward pass.
-        standard: what its results must agree with: "formula", the formula; a module to compare with in its place; or
-            None for one that computes other functions.
+        standard: what its results must agree with: "formula", those of its layers with the formula; a module to compare
+            with in its place; or None for one that computes other functions.
     """
 
     module: nn.Module
@@ -60,19 +60,26 @@ class Contestant:
         with torch.no_grad(), self.context():
             return self.module(self.x)
 
-    def step(self, backward: Context = contextlib.nullcontext) -> list[Tensor]:
-        """The output of a training step, and the gradients of the input and all parameters; `backward` is around it."""
+    def step(self, seed: Tensor | None = None) -> list[Tensor]:
+        """The output of a training step, and the gradients of the input and all parameters.
+
+        Args:
+            seed: the gradient of the output; by default that of its mean over each sample, summed over samples.
+        """
         with self.context():
             y = self.module(self.x)
         tensors = [t for t in (self.x, *self.module.parameters()) if t.requires_grad]
-        with backward():
-            return [y.detach(), *torch.autograd.grad(y, tensors, torch.ones_like(y) / y[0].numel())]
+        seed = torch.ones_like(y) / y[0].numel() if seed is None else seed.to(y.dtype)
+        return [y.detach(), *torch.autograd.grad(y, tensors, seed)]
+
+    def of_layer(self, name: str, x: Tensor) -> Contestant:
+        """The layer of that name, with an input of its own."""
+        x = x.detach().requires_grad_()
+        return Contestant(self.module.get_submodule(name), x, self.context)
 
 
 def contestants(basis: str, case: Case, settings: Settings, peers: Any = None) -> dict[str, Contestant]:
     """The contestants of a case by name; the roof first.
-
-    "reference" is the formula in float32, for comparisons alone.
 
     Args:
         basis: name of the basis.
@@ -82,7 +89,12 @@ def contestants(basis: str, case: Case, settings: Settings, peers: Any = None) -
     """
     torch.manual_seed(0)
     spec = ConvSpec(basis, act="silu")
-    own = case.make(spec).to(settings.device)
+    layout = torch.channels_last if settings.channels_last else torch.contiguous_format
+
+    def placed(module: nn.Module) -> nn.Module:
+        return module.to(settings.device).to(memory_format=layout)  # pyright: ignore[reportCallIssue]
+
+    own = placed(case.make(spec))
     x = _input(case, settings)
 
     def inside() -> contextlib.AbstractContextManager[Any]:
@@ -93,9 +105,9 @@ def contestants(basis: str, case: Case, settings: Settings, peers: Any = None) -
         return _both(inside(), _formula())
 
     roof = with_ready_expansions(copy.deepcopy(own), x, inside)
-    plain = case.make(ConvSpec("identity", act="silu")).to(settings.device)
+    plain = placed(case.make(ConvSpec("identity", act="silu")))
     found = {
-        "roof": Contestant(roof, x, inside),
+        "roof": Contestant(placed(roof), x, inside),
         "plain": Contestant(plain, x, inside),
         "autograd": Contestant(own, x, formula, "formula"),
     }
@@ -106,7 +118,7 @@ def contestants(basis: str, case: Case, settings: Settings, peers: Any = None) -
 
         def make(package: Any) -> nn.Module:
             layer = getattr(package, PEERS[basis])(case.inputs, case.outputs, 3, padding=1, norm_layer=nn.BatchNorm2d)
-            return layer.to(settings.device)
+            return placed(layer)
 
         theirs = make(peers)
         found["torch-conv-kan"] = Contestant(theirs, x, inside)
@@ -117,12 +129,28 @@ def contestants(basis: str, case: Case, settings: Settings, peers: Any = None) -
     return found
 
 
-def reference(case: dict[str, Contestant]) -> Contestant:
-    """The formula in float32, with the weights of a case's contestants."""
-    formula = case["autograd"]
+def in_float32(formula: Contestant) -> Contestant:
+    """The same in float32, for comparisons."""
     x = formula.x.detach().float().requires_grad_(formula.x.requires_grad)
     exact = torch.backends.cudnn.flags
     return Contestant(formula.module, x, lambda: _both(exact(allow_tf32=False), _formula()))
+
+
+def layer_inputs(contestant: Contestant) -> dict[str, Tensor]:
+    """What each of our layers in it sees, by the layer's name."""
+    found: dict[str, Tensor] = {}
+    hooks = []
+    for name, layer in contestant.module.named_modules():
+        if isinstance(layer, KANConvNd):
+
+            def record(layer: nn.Module, inputs: tuple[Tensor, ...], name: str = name) -> None:
+                found[name] = inputs[0].detach()
+
+            hooks.append(layer.register_forward_pre_hook(record))
+    contestant.forward()
+    for hook in hooks:
+        hook.remove()
+    return found
 
 
 def _input(case: Case, settings: Settings) -> Tensor:
@@ -197,22 +225,11 @@ class ReadyExpansion(nn.Module):
 
 def with_ready_expansions(module: nn.Module, x: Tensor, context: Context) -> nn.Module:
     """`module`, all of whose layers are replaced by `ReadyExpansion`s for an input like x."""
-    found: dict[str, ReadyExpansion] = {}
-    hooks = []
-    for name, layer in module.named_modules():
-        if isinstance(layer, KANConvNd):
-
-            def record(layer: nn.Module, inputs: tuple[Tensor, ...], name: str = name) -> None:
-                assert isinstance(layer, KANConvNd)
-                found[name] = ReadyExpansion(layer, inputs[0])
-
-            hooks.append(layer.register_forward_pre_hook(record))
-    with torch.no_grad(), context():
-        module(x)
-    for hook in hooks:
-        hook.remove()
-    for name, layer in found.items():
-        module.set_submodule(name, layer)
+    for name, seen in layer_inputs(Contestant(module, x, context)).items():
+        layer = module.get_submodule(name)
+        assert isinstance(layer, KANConvNd)
+        with context():
+            module.set_submodule(name, ReadyExpansion(layer, seen))
     return module
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -88,7 +89,7 @@ def comparison_figure(
             axis.set_title(f"{panel}: {name}", fontsize=10)
     _ticks(drawn, texts, rows, place in axes)
     drawn[0].set_ylabel(place if rows else metric_label)
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(textwrap.fill(title, int(10 * figure.get_figwidth())), fontsize=11)
     handles, names = drawn[0].get_legend_handles_labels()
     if len(names) > 1:
         figure.legend(handles, names, loc="outside right center", frameon=False, title=", ".join(told), fontsize=9)
