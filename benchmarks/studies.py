@@ -38,7 +38,7 @@ STUDIES: dict[str, list[str]] = {
     ],
     "dropout": ["rate=0.1,0.5", *_SMALL],
     "penalties": _SMALL,
-    "scaling": ["size=0.5", "trainer.epochs=5"],
+    "scaling": ["size=0.5,0.7", "trainer.epochs=5"],
 }
 
 

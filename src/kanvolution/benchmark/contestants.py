@@ -89,7 +89,12 @@ def contestants(basis: str, case: Case, settings: Settings, peers: Any = None) -
     """
     torch.manual_seed(0)
     spec = ConvSpec(basis, act="silu")
-    own = case.make(spec).to(settings.device)
+    layout = torch.channels_last if settings.channels_last else torch.contiguous_format
+
+    def placed(module: nn.Module) -> nn.Module:
+        return module.to(settings.device).to(memory_format=layout)  # pyright: ignore[reportCallIssue]
+
+    own = placed(case.make(spec))
     x = _input(case, settings)
 
     def inside() -> contextlib.AbstractContextManager[Any]:
@@ -100,9 +105,9 @@ def contestants(basis: str, case: Case, settings: Settings, peers: Any = None) -
         return _both(inside(), _formula())
 
     roof = with_ready_expansions(copy.deepcopy(own), x, inside)
-    plain = case.make(ConvSpec("identity", act="silu")).to(settings.device)
+    plain = placed(case.make(ConvSpec("identity", act="silu")))
     found = {
-        "roof": Contestant(roof, x, inside),
+        "roof": Contestant(placed(roof), x, inside),
         "plain": Contestant(plain, x, inside),
         "autograd": Contestant(own, x, formula, "formula"),
     }
@@ -113,7 +118,7 @@ def contestants(basis: str, case: Case, settings: Settings, peers: Any = None) -
 
         def make(package: Any) -> nn.Module:
             layer = getattr(package, PEERS[basis])(case.inputs, case.outputs, 3, padding=1, norm_layer=nn.BatchNorm2d)
-            return layer.to(settings.device)
+            return placed(layer)
 
         theirs = make(peers)
         found["torch-conv-kan"] = Contestant(theirs, x, inside)

@@ -31,7 +31,7 @@ class Settings:
         threads: threads of PyTorch; None leaves them as they are.
         device: "cpu", "cuda", ...
         dtype: a name of `DTYPES`.
-        channels_last: whether inputs are channels-last.
+        channels_last: whether inputs and weights are channels-last.
         profile: whether a training step's time is taken apart (see `benchmark.parts`).
         cold: whether compilation starts with empty caches, and its time is reported.
         batch, size: in place of the cases' own.

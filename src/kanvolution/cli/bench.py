@@ -27,7 +27,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--threads", type=int, help="threads of PyTorch")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (cpu)")
     parser.add_argument("--dtype", default="float32", help="float32; bfloat16 or float16 by autocast")
-    parser.add_argument("--channels-last", action="store_true", help="inputs in the channels-last layout")
+    parser.add_argument("--channels-last", action="store_true", help="inputs and weights in the channels-last layout")
     parser.add_argument("--profile", action="store_true", help="take the time of a training step apart")
     parser.add_argument("--cold", action="store_true", help="compile with empty caches, and report the time")
     parser.add_argument("--batch", type=int, help="images in a batch, in place of the cases' own")
