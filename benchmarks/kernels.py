@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import statistics
 import sys
 import time
@@ -182,10 +183,11 @@ def error(name: str, contestant: Any, layer: Any, exact: Any, x: Tensor, seed: T
         found = [y.detach(), *torch.autograd.grad(y, [part, *layer.parameters()], seed)]
     wanted = exact(exact_part)
     expected = [wanted.detach(), *torch.autograd.grad(wanted, [exact_part, *exact.parameters()], seed.cpu().double())]
-    return max(
+    errors = [
         float((f.cpu().double() - e).abs().max() / e.abs().max().clamp_min(1e-30))
         for f, e in zip(found, expected, strict=True)
-    )
+    ]
+    return max(math.inf if math.isnan(error) else error for error in errors)
 
 
 def timed(run: Callable[[], Any], device: torch.device, grad: bool) -> float:

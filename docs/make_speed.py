@@ -100,7 +100,11 @@ def aims(records: dict[str, Record]) -> list[str]:
         bases = {b: f for b, f in by_basis(record["results"]).items() if b != "wavelet_edge"}
         cells = [f"`{name}`"]
         for _, contestant, kind, limit in AIMS:
-            ratios = {basis: _ratio(found[contestant], found["roof"], kind) for basis, found in bases.items()}
+            ratios = {
+                basis: _ratio(found[contestant], found["roof"], kind)
+                for basis, found in bases.items()
+                if found[contestant]["correct"]
+            }
             worst = max(ratios, key=lambda basis: ratios[basis])
             met = sum(round(value, 2) <= limit for value in ratios.values())
             cells.append(f"{met} of {len(ratios)}; {worst} {ratios[worst]:.2f}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import os
 import statistics
 from collections import defaultdict
@@ -106,9 +107,9 @@ def measure(basis: str, name: str, case: dict[str, Contestant], settings: Settin
 
 
 def _first_steps(contestant: Contestant, settings: Settings) -> list[float]:
-    """The seconds of the first training step, and where it compiles without caches, of a second."""
+    """The seconds of the first training step, which may compile, and of the second."""
     seconds = []
-    for _ in range(2 if settings.cold else 1):
+    for _ in range(2):
         start = _with_compilers(settings)
         contestant.step()
         seconds.append(_with_compilers(settings) - start)
@@ -127,8 +128,9 @@ def compare(case: dict[str, Contestant]) -> dict[str, float]:
     formula = case["autograd"]
     for name, x in layer_inputs(formula).items():
         exact = in_float32(formula.of_layer(name, x))
-        seed = torch.randn_like(exact.forward())
-        standard = exact.step(seed)
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+            seed = torch.randn_like(exact.forward())
+            standard = exact.step(seed)
         for contestant, part in case.items():
             if part.standard == "formula":
                 found = part.of_layer(name, x).step(seed)
@@ -160,9 +162,10 @@ def _smooth_step(contestant: Contestant, seed: Tensor) -> list[Tensor]:
 
 
 def difference(found: list[Tensor], expected: list[Tensor]) -> float:
-    """The largest norm of a difference relative to that of the tensor."""
+    """The largest norm of a difference relative to that of the tensor; infinite where it is not a number."""
     pairs = zip(found, expected, strict=True)
-    return max(float((a.float() - e.float()).norm() / e.float().norm().clamp_min(1e-6)) for a, e in pairs)
+    errors = [float((a.float() - e.float()).norm() / e.float().norm().clamp_min(1e-6)) for a, e in pairs]
+    return max(math.inf if math.isnan(error) else error for error in errors)
 
 
 def _summary(times: list[float]) -> dict[str, float]:

@@ -69,6 +69,8 @@ class Settings:
             if value is not None:
                 integer_at_least(name, value, 1)
         device = torch.device(self.device).type
+        if device not in ("cpu", "cuda"):
+            raise ValueError(f"device (={self.device!r}) must be 'cpu' or 'cuda': times of others are not waited for")
         if device == "cuda" and not torch.cuda.is_available():
             raise ValueError(f"device (={self.device!r}): PyTorch finds no CUDA device here; use device='cpu'")
         if device != "cpu" and self.clock != "wall":

@@ -308,14 +308,15 @@ def parts_of_batch(call: Call, size: int, weight: Tensor) -> list[Block]:
     """Parts of the batch whose expansions, with a convolution behind them, are made one after another.
 
     So the expansion, which is `size` times as large as x, is never in memory as a whole, and on a CPU the convolution
-    finds it in the cache. A part of it is not smaller than what keeps a device busy, nor than the weight, which is read
-    again for each part.
+    finds it in the cache. A part is at most as large as what keeps a device busy, or as the weight, which is read again
+    for each part.
     """
     batch = call.x.shape[0]
     limit = max(weight.numel() * weight.element_size(), _PART.get(call.x.device.type, _PART["cuda"]))
-    count = math.ceil(call.x.numel() * size * call.dtype.itemsize / limit)
+    sample = call.x.shape[1:].numel() * size * call.dtype.itemsize
+    count = math.ceil(batch / max(1, limit // max(1, sample)))
     # No part of one sample beside larger ones: a compiled loop would be compiled again for it.
-    count = batch if count >= batch else min(count, batch // 2)
+    count = batch if count > batch // 2 else count
     if count <= 1:
         return [Block(_ALL)]
     ends = [batch * i // count for i in range(count + 1)]

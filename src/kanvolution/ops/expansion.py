@@ -392,6 +392,9 @@ class _Operator:
                 count = len(targets)
                 return [g.to(t.dtype) for g, t in zip(found, targets, strict=False)] + found[count:]
         inside, weight = self._inside(call, own)
+        # Sums over parts of the batch are made at working precision, and rounded once.
+        mix, *learned = (None if t is None else t.to(working_dtype(t.dtype)) for t in (inside.mix, *inside.tensors))
+        inside = inside._replace(mix=mix, tensors=tuple(learned))
         grad = grad.contiguous(memory_format=memory_format(inside.x))
         targets = [t for t, want in zip(call.differentiable(), inner, strict=True) if want]
         # Gradients of the inputs belong to a part of the batch, those of parameters are summed over all parts.
@@ -427,7 +430,6 @@ class _Operator:
         found = into.convolution.gradients(grad, expanded, into.weight, (any(inner), *outer))
         del expanded
         grad_expanded, grad_weight, grad_bias = found
-        # Sums over parts of the batch are made at working precision.
         results = [g.to(working_dtype(g.dtype)) for g in (grad_weight, grad_bias) if g is not None]
         if grad_expanded is not None:
             unflattened = grad_expanded.unflatten(1, inner_sizes(call.x, size, call.groups))
