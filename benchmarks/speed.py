@@ -33,6 +33,8 @@ def main() -> int:
     options = parser.parse_args()
     settings = bench.settings(options)
     if options.against:
+        if options.peer or options.profile or options.cold or options.folder:
+            parser.error("--against prints ratios of times alone; leave out --peer, --profile, --cold and --folder")
         for line in against.compare(options.against, options.bases, options.cases, settings):
             show(line)
         return 0

@@ -1,6 +1,7 @@
 """The benchmark compares before it times, and reports no time of what is wrong."""
 
 import json
+import math
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from torch import nn
 import kanvolution as kv
 from kanvolution import benchmark
 from kanvolution.benchmark import Settings, contestants
+from kanvolution.benchmark.measure import difference
 from kanvolution.benchmark.memory import kept, peak
 from kanvolution.benchmark.parts import PARTS, parts
 from kanvolution.cli import main
@@ -169,6 +171,7 @@ def test_unknown_names(arguments: dict[str, Any], message: str) -> None:
         ({"backends": ("eagre",)}, "Did you mean 'eager'"),
         ({"rounds": 0}, r"rounds \(=0\) must be >= 1"),
         ({"device": "meta", "clock": "cpu"}, "use clock='wall'"),
+        ({"device": "meta"}, "must be 'cpu' or 'cuda'"),
     ],
 )
 def test_bad_settings(settings: dict[str, Any], message: str) -> None:
@@ -227,3 +230,10 @@ def test_a_tree_is_measured_by_this_benchmark_and_its_own_package(monkeypatch: p
     assert against.one(root, "identity", "small", settings)["eager"] > 0
     with pytest.raises(ValueError, match="name a commit"):
         list(against.compare("no-such-commit", ["identity"], ["small"], settings))
+
+
+def test_what_is_not_a_number_is_wrong() -> None:
+    right, wrong = torch.ones(3), torch.tensor([1.0, float("nan"), 1.0])
+    assert difference([right, wrong], [right, right]) == math.inf
+    assert difference([wrong, right], [right, right]) == math.inf
+    assert difference([right, right], [right, right]) == 0

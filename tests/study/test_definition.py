@@ -37,6 +37,19 @@ def test_points_are_all_combinations_and_the_further_ones_with_every_seed(tmp_pa
     assert len({point.name for point in points}) == len(points)
 
 
+def test_further_points_have_names_where_seed_is_the_first_axis_too(tmp_path) -> None:
+    text = "axes: {seed: [0, 1], conv: [gram, rbf]}\npoints: {none: conv=identity}"
+    points = written(tmp_path, text).combinations()
+    assert [p.setting for p in points[-2:]] == [{"conv": "none", "seed": "0"}, {"conv": "none", "seed": "1"}]
+
+
+def test_what_is_named_twice_is_there_once(tmp_path) -> None:
+    text = "axes: {conv: [gram, rbf]}\nbudget: {hold: [time, time], reference: {conv: gram}}"
+    study = written(tmp_path, text)
+    assert study.budget.hold == ("time",)
+    assert len(study.changed(["conv=rbf,rbf", "budget=time,time"]).combinations()) == 1
+
+
 def test_the_command_line_chooses_points_gives_values_and_adds_axes_and_settings(tmp_path) -> None:
     study = written(tmp_path, AXES).changed(
         ["kind=noise", "conv.degree=4", "optim.lr=0.1,0.2", "trainer.epochs=5", "seed=7", "data.augment=none"]
@@ -109,6 +122,8 @@ def test_patterns_of_baselines_find_the_experiments() -> None:
         ("axes: {conv: gram}\nbudget: {hold: time}", "budget must have hold, of none, parameters, time, and reference"),
         ("axes: {conv: gram}\nbudget: {hold: tim, reference: {conv: gram}}", "Did you mean 'time'"),
         ("axes: {conv: gram}\nbudget: {hold: time, reference: {conv: rbf}}", "unknown point of axis 'conv' 'rbf'"),
+        ("axes: {conv: gram}\nbudget: {hold: time, reference: {conv: [gram]}}", "unknown point of axis 'conv'"),
+        ("axes: {seed: [0, 1]}", "'seed' alone compares nothing"),
         ("axes: {conv: gram}\nbudget: {hold: time, reference: {cnv: gram}}", "unknown axis .* Did you mean 'conv'"),
         (
             "axes: {conv: gram}\npoints: {a: seed=1}\nbudget: {hold: time, reference: {conv: gram}}",

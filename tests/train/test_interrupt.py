@@ -55,6 +55,15 @@ def test_the_second_signal_acts_as_before_and_handlers_are_put_back(interruptibl
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_the_second_signal_acts_as_before_after_an_inner_block_has_ended(interruptible) -> None:
+    with stop_on_signal() as outer:
+        with stop_on_signal() as inner:
+            signal.raise_signal(signal.SIGINT)
+        assert inner and outer
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
 def test_a_stop_in_the_first_epoch_saves_the_weights_so_far(tmp_path) -> None:
     from kanvolution.train import TrainingInterrupted, fit
     from kanvolution.train.progress import Silent

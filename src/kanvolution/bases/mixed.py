@@ -52,8 +52,8 @@ class MixedBasis(Basis):
     def reset_parameters(self) -> None:
         """Random combinations; the first starts near the base function, if there is one.
 
-        Each has second moment one for standard-normal input. A little of the other functions is in the first one too,
-        so that their own parameters have gradients from the beginning.
+        Second moments are about one on average for standard-normal input. A little of the other functions is in the
+        first one too, so that their own parameters have gradients from the beginning.
         """
         self.inner.reset_parameters()
         if self.mixing.is_meta:

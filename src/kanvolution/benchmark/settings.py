@@ -69,12 +69,12 @@ class Settings:
             if value is not None:
                 integer_at_least(name, value, 1)
         device = torch.device(self.device).type
-        if device not in ("cpu", "cuda"):
-            raise ValueError(f"device (={self.device!r}) must be 'cpu' or 'cuda': times of others are not waited for")
         if device == "cuda" and not torch.cuda.is_available():
             raise ValueError(f"device (={self.device!r}): PyTorch finds no CUDA device here; use device='cpu'")
         if device != "cpu" and self.clock != "wall":
             raise ValueError(f"clock (={self.clock!r}) measures processors, and device is {device!r}; use clock='wall'")
+        if device not in ("cpu", "cuda"):
+            raise ValueError(f"device (={self.device!r}) must be 'cpu' or 'cuda': times of others are not waited for")
 
     def now(self) -> float:
         """Seconds of the clock, when all work given to the device is done."""

@@ -66,7 +66,8 @@ def run_study(study: Study, out: str | None, stem: str) -> int:
     from kanvolution.study import study_figure
 
     choices = compose(study.combinations()[0].overrides).choices
-    folder = Path(out or f"runs/{study.name}-{choices['data']}")
+    data = ",".join(study.axes.get("data", [choices["data"]]))
+    folder = Path(out or f"runs/{study.name}-{data}")
     fitted = _earlier(folder, study).get("fitted", {})
     jobs = _jobs(study, choices, fitted)
     # The reference of a budget stands under all of them, and is run once.
@@ -87,7 +88,7 @@ def run_study(study: Study, out: str | None, stem: str) -> int:
     stored = {
         "study": study.name,
         "help": study.help,
-        "data": choices["data"],
+        "data": data,
         "metric": study.metric,
         "settings": list(study.settings),
         "picture": asdict(study.picture),
@@ -211,10 +212,10 @@ def _timed(outcome: Outcome) -> Outcome:
 
 
 def _best_first(entries: Sequence[dict[str, Any]], study: Study) -> list[dict[str, Any]]:
-    """Entries in the order of the first axis; the best of each point first, failed ones last."""
+    """Entries in the order of the main axis; the best of each point first, failed ones last."""
     from kanvolution.train.tasks import Task
 
-    axis, points = next(iter(study.axes.items()))
+    axis, points = study.main_axis, study.axes[study.main_axis]
     sign = 1 if study.metric in Task.lower_is_better else -1
 
     def rank(entry: Mapping[str, Any]) -> tuple[int, bool, float]:

@@ -107,17 +107,21 @@ class Study:
     evaluation: bool = False
     best_first: bool = False
 
+    @property
+    def main_axis(self) -> str:
+        """The first axis that results are not summed up over; further points have their names on it."""
+        return next(axis for axis in self.axes if axis != SEED)
+
     def combinations(self) -> list[Point]:
         """All points: the combinations of the axes, the last one changing fastest, then the further ones."""
         found = []
         for labels in itertools.product(*self.axes.values()):
             setting = dict(zip(self.axes, labels, strict=True))
             found.append(Point(setting, self._overrides(setting), self._reference(setting)))
-        first = next(iter(self.axes))
         for name, overrides in self.points.items():
             for seed in self.axes.get(SEED, {"": ()}).items():
                 label = {SEED: seed[0]} if seed[0] else {}
-                found.append(Point({first: name, **label}, (*self.settings, *overrides, *seed[1])))
+                found.append(Point({self.main_axis: name, **label}, (*self.settings, *overrides, *seed[1])))
         return found
 
     def _overrides(self, setting: Mapping[str, str]) -> Overrides:
@@ -190,7 +194,7 @@ def _chosen(what: str, text: str, known: Collection[str]) -> tuple[str, ...]:
     for name in names:
         if name not in known:
             raise ValueError(unknown_name(what, name, known))
-    return names
+    return tuple(dict.fromkeys(names))
 
 
 def _is_key(name: str, points: Mapping[str, Overrides]) -> bool:
@@ -244,7 +248,9 @@ def read_study(source: str | Path) -> Study:
 
 def _study(name: str, entries: Mapping[str, Any]) -> Study:
     axes = {axis: _axis(axis, points) for axis, points in entries["axes"].items()}
-    first = next(iter(axes))
+    first = next((axis for axis in axes if axis != SEED), None)
+    if first is None:
+        raise ValueError(f"axes: {SEED!r} alone compares nothing; add one, e.g. conv: [gram, spline]")
     points = entries.get("points") or {}
     if not isinstance(points, dict):
         raise ValueError(f"points (={points!r}) must be names with overrides, {{NAME: KEY=VALUE}}")
@@ -315,7 +321,7 @@ def _options(where: str, given: Any, known: Sequence[str]) -> dict[str, Any]:
 
 def _budget(given: Any, axes: Mapping[str, Mapping[str, Overrides]]) -> Budget:
     options = _options("budget", given, [f.name for f in dataclasses.fields(Budget)])
-    hold = _list("budget.hold", options.get("hold", []))
+    hold = list(dict.fromkeys(_list("budget.hold", options.get("hold", []))))
     for name in hold:
         if name not in HOLDS:
             raise ValueError(unknown_name("budget.hold", name, HOLDS))
@@ -325,8 +331,8 @@ def _budget(given: Any, axes: Mapping[str, Mapping[str, Overrides]]) -> Budget:
     for axis, label in reference.items():
         if axis not in axes:
             raise ValueError(unknown_name("axis of budget.reference", axis, axes))
-        if label not in axes[axis]:
-            raise ValueError(unknown_name(f"point of axis {axis!r}", label, axes[axis]))
+        if not isinstance(label, str) or label not in axes[axis]:
+            raise ValueError(unknown_name(f"point of axis {axis!r}", str(label), axes[axis]))
     found = {axis: axes[axis][label] for axis, label in reference.items()}
     return Budget(tuple(hold), found, options.get("key") or Budget.key)
 

@@ -56,7 +56,8 @@ def stop_on_signal() -> Iterator[StopFlag]:
     try:
         yield flag
     finally:
-        _restore(before)
+        if flag.name is None:  # else they are what they were already, and an outer block has seen its signal
+            _restore(before)
 
 
 def _restore(handlers: dict) -> None:

@@ -71,13 +71,15 @@ def comparison_figure(
             style |= {"ms": 5, "capsize": 2, "elinewidth": 1, "label": group, "linestyle": "none"}
             if rows:  # one above the other within a row
                 shift = 0.6 * ((number + 0.5) / len(groups) - 0.5)
-                axis.errorbar(mean, [values.index(value) + shift for value in at], xerr=std, **style)
-                continue
-            if place in axes and label is None:
-                style["linestyle"] = "-"
-            axis.errorbar(at, mean, yerr=std, **style)
+                across, up = mean, [values.index(value) + shift for value in at]
+                axis.errorbar(across, up, xerr=std, **style)
+            else:
+                if place in axes and label is None:
+                    style["linestyle"] = "-"
+                across, up = at, mean
+                axis.errorbar(across, up, yerr=std, **style)
             if label is not None:
-                for entry, a, b in zip(chosen, at, mean, strict=True):
+                for entry, a, b in zip(chosen, across, up, strict=True):
                     axis.annotate(
                         entry["setting"][label], (a, b), xytext=(5, 3), textcoords="offset points", fontsize=8
                     )
