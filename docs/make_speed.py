@@ -129,6 +129,13 @@ def peers(records: dict[str, Record]) -> list[str]:
     return [*table(heads, body), ""]
 
 
+def rounds(record: Record) -> str:
+    """How often each contestant was timed; slow ones were timed once."""
+    results, many = record["results"], record["options"]["rounds"]
+    once = sum(result["rounds"] == 1 for result in results)
+    return f"{many} rounds" + (f", {once} of the {len(results)} contestants in the first alone" if once else "")
+
+
 def case(name: str, record: Record) -> list[str]:
     """What a case is, and its tables."""
     facts = record["cases"][name]
@@ -136,12 +143,12 @@ def case(name: str, record: Record) -> list[str]:
     if layer:
         lines = text(
             f"{facts['inputs']} to {facts['outputs']} channels, {facts['size']}x{facts['size']}, batch "
-            f"{facts['batch']}; {record['options']['rounds']} rounds."
+            f"{facts['batch']}; {rounds(record)}."
         )
     else:
         lines = text(
             f"`{facts['model']}` for {facts['num_classes']} classes, images of {facts['size']}x{facts['size']}, batch "
-            f"{facts['batch']}; {record['options']['rounds']} rounds."
+            f"{facts['batch']}; {rounds(record)}."
         )
     bases = by_basis(record["results"])
     lines += ["Training step in units of the roof's, forward in units of the roof's forward:", "", *times(bases)]
