@@ -476,9 +476,8 @@ def _at(into: Contraction, dtype: torch.dtype) -> Contraction:
 
 
 def _laid_out(call: Call, size: int, weight: Tensor) -> Call:
-    if (
-        call.x.shape[1] * size < weight.shape[0]
-    ):  # first layers: with stride one, the output is larger than the expansion
+    # First layers: with stride one, the output is larger than the expansion.
+    if call.x.shape[1] * size < weight.shape[0]:
         return call
     base_input = None if call.base_input is None else laid_out(call.base_input, size, weight)
     return call._replace(x=laid_out(call.x, size, weight), base_input=base_input)
