@@ -15,6 +15,8 @@ from typing import Any
 
 from safetensors import SafetensorError
 
+from kanvolution.registry import unknown_name
+
 
 @contextlib.contextmanager
 def atomic(path: str | Path) -> Iterator[Path]:
@@ -110,3 +112,21 @@ def write_json_lines(path: str | Path, lines: Iterable[Mapping[str, Any]]) -> No
         {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()} for values in lines
     ]
     write_text(path, "".join(json.dumps(values) + "\n" for values in clean))
+
+
+def yaml_file(kind: str, source: str | Path, shipped: Path) -> Path:
+    """A YAML file of the package, by its name, or one of the user's, by its path.
+
+    Args:
+        kind: what the file holds, for the message.
+        source: the name or the path.
+        shipped: folder of those that the package has.
+
+    Raises:
+        ValueError: there is neither.
+    """
+    for path in (shipped / f"{source}.yaml", Path(source)):
+        if path.is_file():
+            return path
+    message = unknown_name(kind, str(source), sorted(path.stem for path in shipped.glob("*.yaml")))
+    raise ValueError(f"{message} It can also be a YAML file of yours, and there is none of this name.")

@@ -26,6 +26,7 @@ from typing import Any
 from kanvolution.configs import expand
 from kanvolution.configs.compose import group_choices
 from kanvolution.extras import require
+from kanvolution.files import yaml_file
 from kanvolution.registry import unknown_name
 
 _SHIPPED = Path(__file__).parent / "studies"
@@ -227,12 +228,7 @@ def read_study(source: str | Path) -> Study:
         ['site=full,kind=noise,rate=0.1,seed=0', 'site=full,kind=noise,rate=0.5,seed=0']
     """
     yaml = require("yaml", "train")
-    path = _SHIPPED / f"{source}.yaml"
-    if not path.is_file():
-        path = Path(source)
-    if not path.is_file():
-        message = unknown_name("study", str(source), list_studies())
-        raise ValueError(f"{message} It can also be a YAML file of yours, and there is none of this name.")
+    path = yaml_file("study", source, _SHIPPED)
     try:
         # Every scalar stays the text that it is: values are in the language of the command line, not in YAML's.
         entries = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeGuard
 
 from kanvolution.extras import require
+from kanvolution.files import yaml_file
 from kanvolution.registry import unknown_name
 
 _SHIPPED = Path(__file__).parent / "spaces"
@@ -86,12 +87,7 @@ def read_space(source: str | Path) -> Space:
         True
     """
     yaml = require("yaml", "train")
-    path = _SHIPPED / f"{source}.yaml"
-    if not path.is_file():
-        path = Path(source)
-    if not path.is_file():
-        message = unknown_name("space", str(source), list_spaces())
-        raise ValueError(f"{message} It can also be a YAML file of yours, and there is none of this name.")
+    path = yaml_file("space", source, _SHIPPED)
     try:
         entries = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
