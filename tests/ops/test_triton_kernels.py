@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or cuBLAS refuses deterministic algorithms
 if not INTERPRETED:
     pytestmark = pytest.mark.gpu
 DEVICE = "cpu" if INTERPRETED else "cuda"

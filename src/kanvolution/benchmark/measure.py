@@ -7,6 +7,7 @@ import math
 import os
 import statistics
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -69,7 +70,7 @@ class Result:
 def measure(basis: str, name: str, case: dict[str, Contestant], settings: Settings) -> list[Result]:
     """Compare the contestants of a case with the formula, measure memory, and time them in turns."""
     starts = {name: _first_steps(part, settings) for name, part in case.items()}
-    slow = {name for name, seconds in starts.items() if seconds[-1] > PATIENCE}
+    slow = {name for name, found in starts.items() if found[-1] > PATIENCE}
     errors = compare(case)
     allowed = max(TOLERANCES[settings.dtype], 2 * errors["autograd"])
     functions = next(m.basis.size for m in case["autograd"].module.modules() if isinstance(m, KANLayer))
@@ -86,17 +87,16 @@ def measure(basis: str, name: str, case: dict[str, Contestant], settings: Settin
     right = [result.contestant for result in results if result.correct]
     for contestant in right if settings.profile else ():
         parts(case[contestant], settings.now)  # compiles once more, since the stopwatch is at work
+    record = captured if settings.captured else lambda call: call
+    calls = {name: {"forward": record(case[name].forward), "step": record(case[name].step)} for name in right}
     for turn in range(settings.rounds):
         for contestant in right:
             if turn and contestant in slow:
                 continue
-            part = case[contestant]
-            for kind, call in (("forward", part.forward), ("step", part.step)):
-                start = settings.now()
-                call()
-                times[contestant, kind].append(settings.now() - start)
+            for kind, call in calls[contestant].items():
+                times[contestant, kind].append(seconds(call, settings))
             if settings.profile:
-                taken[contestant].append(parts(part, settings.now))
+                taken[contestant].append(parts(case[contestant], settings.now))
     for result in results:
         if result.correct:
             result.forward, result.step = (_summary(times[result.contestant, kind]) for kind in ("forward", "step"))
@@ -106,14 +106,37 @@ def measure(basis: str, name: str, case: dict[str, Contestant], settings: Settin
     return results
 
 
+def seconds(call: Callable[[], object], settings: Settings) -> float:
+    """The mean time of `settings.repeats` calls in a row."""
+    assert settings.repeats is not None
+    start = settings.now()
+    for _ in range(settings.repeats):
+        call()
+    return (settings.now() - start) / settings.repeats
+
+
+def captured(call: Callable[[], object]) -> Callable[[], None]:
+    """The replay of what a call makes a GPU do, recorded as a CUDA graph. It computes the same in the same memory."""
+    beside = torch.cuda.Stream()
+    beside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(beside):  # libraries choose and allocate at their first calls
+        for _ in range(3):
+            call()
+    torch.cuda.current_stream().wait_stream(beside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        call()
+    return graph.replay
+
+
 def _first_steps(contestant: Contestant, settings: Settings) -> list[float]:
     """The seconds of the first training step, which may compile, and of the second."""
-    seconds = []
+    found = []
     for _ in range(2):
         start = _with_compilers(settings)
         contestant.step()
-        seconds.append(_with_compilers(settings) - start)
-    return seconds
+        found.append(_with_compilers(settings) - start)
+    return found
 
 
 def _with_compilers(settings: Settings) -> float:

@@ -20,13 +20,24 @@ DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bf
 """The types that convolutions compute in; the 16-bit ones by autocast, with parameters in float32."""
 
 
+BY_DEVICE: dict[str, tuple[tuple[str, ...], int]] = {
+    "cpu": (("eager", "compile"), 1),
+    "cuda": (("eager", "triton"), 10),
+}
+"""Backends and repeats by the type of a device."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """How cases are measured.
 
     Args:
-        backends: the backends of our layers that take part (see `ops.BACKENDS`).
+        backends: the backends of our layers that take part (see `ops.BACKENDS`); by default those of `BY_DEVICE`.
         rounds: how many times each contestant is timed.
+        repeats: calls in a row whose mean is one time; by default as in `BY_DEVICE`. On a GPU, as in training, Python
+            prepares a call while the device still works on the one before.
+        captured: whether the GPU's work for a call is recorded once as a CUDA graph, and its replay is timed: the time
+            of the device alone, without Python's. Both together are what a layer costs: the larger is what one sees.
         clock: a name of `CLOCKS`; "wall" on a GPU.
         threads: threads of PyTorch; None leaves them as they are.
         device: "cpu", "cuda", ...
@@ -41,8 +52,10 @@ class Settings:
         ValueError: an unknown name, or a value out of range.
     """
 
-    backends: tuple[str, ...] = ("eager", "compile")
+    backends: tuple[str, ...] = ()
     rounds: int = 7
+    repeats: int | None = None
+    captured: bool = False
     clock: str = "wall"
     threads: int | None = None
     device: str = "cpu"
@@ -55,6 +68,11 @@ class Settings:
     peer: str | Path | None = None
 
     def __post_init__(self) -> None:
+        device = torch.device(self.device).type
+        backends, repeats = BY_DEVICE.get(device, BY_DEVICE["cpu"])
+        # The one way to fill in a field of a frozen dataclass.
+        object.__setattr__(self, "backends", self.backends or backends)
+        object.__setattr__(self, "repeats", self.repeats or repeats)
         for backend in self.backends:
             check_backend(backend)
         named: tuple[tuple[str, str, Mapping[str, object]], ...] = (
@@ -64,15 +82,18 @@ class Settings:
         for kind, name, known in named:
             if name not in known:
                 raise ValueError(unknown_name(kind, name, known))
-        for name in ("rounds", "threads", "batch", "size"):
+        for name in ("rounds", "repeats", "threads", "batch", "size"):
             value = getattr(self, name)
             if value is not None:
                 integer_at_least(name, value, 1)
-        device = torch.device(self.device).type
         if device == "cuda" and not torch.cuda.is_available():
             raise ValueError(f"device (={self.device!r}): PyTorch finds no CUDA device here; use device='cpu'")
         if device != "cpu" and self.clock != "wall":
             raise ValueError(f"clock (={self.clock!r}) measures processors, and device is {device!r}; use clock='wall'")
+        if self.captured and device != "cuda":
+            raise ValueError(f"captured (=True) records the work of a GPU, and device is {device!r}; use device='cuda'")
+        if self.captured and self.profile:
+            raise ValueError("captured and profile (=True): a recorded step has no parts; measure them apart")
         if device not in ("cpu", "cuda"):
             raise ValueError(f"device (={self.device!r}) must be 'cpu' or 'cuda': times of others are not waited for")
 

@@ -20,9 +20,11 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_settings(parser: argparse.ArgumentParser) -> None:
     """The arguments that `settings` reads."""
-    backends = ["eager", "compile"]
-    parser.add_argument("--backends", nargs="+", metavar="NAME", default=backends, help="eager, compile, triton, auto")
+    names = "eager, compile, triton, auto (eager compile; on a GPU eager triton)"
+    parser.add_argument("--backends", nargs="+", metavar="NAME", default=(), help=names)
     parser.add_argument("--rounds", type=int, default=7, help="how many times each is timed (7)")
+    parser.add_argument("--repeats", type=int, help="calls in a row whose mean is one time (1; on a GPU 10)")
+    parser.add_argument("--captured", action="store_true", help="time replays of CUDA graphs, without Python's work")
     parser.add_argument("--clock", default="wall", help="wall, or cpu: time that processors worked for the process")
     parser.add_argument("--threads", type=int, help="threads of PyTorch")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (cpu)")

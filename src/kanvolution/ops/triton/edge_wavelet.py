@@ -33,7 +33,7 @@ from torch import Tensor
 from kanvolution.ops.convolution import Contraction, Convolution
 from kanvolution.ops.evaluation import Call, conform, memory_format
 from kanvolution.ops.triton.expand import flat
-from kanvolution.ops.triton.families import psi, psi_slope
+from kanvolution.ops.triton.families import numbers, psi, psi_slope
 from kanvolution.ops.triton.support import supports
 from kanvolution.ops.wavelet import wavelet
 
@@ -383,7 +383,7 @@ def convolve(call: Call, into: Contraction) -> Tensor:
     y = torch.empty((x.shape[0], outputs, *size_out), dtype=call.dtype, device=x.device, memory_format=memory_format(x))
     _, y_strides = flat(y, 2)
     packed = _packed(call, into).permute(2, 1, 0).contiguous()
-    of_program, (kind,) = _taps_of_program(taps), call.scalars
+    of_program, (kind,) = _taps_of_program(taps), numbers(call.scalars)
     tile_r, tile_o = _tile(outputs // groups, 32, TILE)
     fold_r, fold_o = _tile(outputs, 64, TILE)
     with torch.cuda.device_of(x):
@@ -438,7 +438,7 @@ def gradients(call: Call, into: Contraction, grad: Tensor, wanted: tuple[bool, b
     size, size_out = tuple(x.shape[2:]), tuple(grad.shape[2:])
     space = math.prod(size)
     packed = _packed(call, into)
-    of_program, (kind,) = _taps_of_program(taps), call.scalars
+    of_program, (kind,) = _taps_of_program(taps), numbers(call.scalars)
     fold_r, fold_o = _tile(outputs, 64, TILE)
     data_r, data_c = _tile(channels, 64, TILE_OF_DATA)
     weight_r, weight_c = _tile(channels, 64, TILE)

@@ -21,7 +21,7 @@ import triton.language as tl
 from torch import Tensor
 
 from kanvolution.ops.evaluation import Call, Planes, conform, empty_expansion
-from kanvolution.ops.triton.families import Family, device_family
+from kanvolution.ops.triton.families import Family, device_family, numbers
 from kanvolution.ops.triton.pointwise import DEVICE_POINTWISE
 
 TILE = 1024
@@ -184,13 +184,15 @@ def chain(
         elif PLANES[i] >= CONSTANTS:
             total += grads[i] * SLOPE(mapped, PLANES[i], firsts, seconds, NUMBERS)
     sums = ()
-    for e in tl.static_range(len(ENTRIES)):
-        # ENTRIES[e]: which learned tensor, its entry j, and the planes that depend on it
+    width: tl.constexpr = 2 + len(PLANES)
+    for e in tl.static_range(len(ENTRIES) // width):
+        # see `numbers_of`: which learned tensor, its entry j, and for each plane whether it depends on it
         part = value * 0.0
-        for i in tl.static_range(len(ENTRIES[e][2])):
-            part += grads[ENTRIES[e][2][i]] * PARTIAL(
-                mapped, PLANES[ENTRIES[e][2][i]], ENTRIES[e][1], ENTRIES[e][0], firsts, seconds, NUMBERS
-            )
+        for i in tl.static_range(len(PLANES)):
+            if ENTRIES[e * width + 2 + i]:
+                part += grads[i] * PARTIAL(
+                    mapped, PLANES[i], ENTRIES[e * width + 1], ENTRIES[e * width], firsts, seconds, NUMBERS
+                )
         sums = sums + (tl.sum(part, axis=0)[None, :],)  # noqa: RUF005 (Triton has no star here)
     return total * MAP_SLOPE(value), base_total, sums
 
@@ -315,11 +317,11 @@ def expand_backward_kernel(
 
 
 class Entry(NamedTuple):
-    """One sum over positions: the gradient of an entry of a learned tensor, by the planes that depend on it."""
+    """One sum over positions: the gradient of an entry of a learned tensor, and which planes depend on it."""
 
     which: int
     entry: int
-    planes: tuple[int, ...]
+    depends: tuple[bool, ...]
 
 
 def planes_of(call: Call, size: int) -> tuple[int, ...]:
@@ -336,11 +338,16 @@ def entries_of(
 ) -> tuple[Entry, ...]:
     """The entries of the learned tensors that are wanted."""
     return tuple(
-        Entry(which, j, tuple(i for i, k in enumerate(planes) if k >= 0 and j in family.depends(k)))
+        Entry(which, j, tuple(k >= 0 and j in family.depends(k) for k in planes))
         for which, (tensor, want) in enumerate(zip(tensors, wanted, strict=True))
         if want
         for j in range(tensor.shape[-1])
     )
+
+
+def numbers_of(entries: tuple[Entry, ...]) -> tuple[int, ...]:
+    """The entries for a kernel, all in one tuple: Triton before 3.7 knows no tuples of tuples."""
+    return tuple(int(number) for entry in entries for number in (entry.which, entry.entry, *entry.depends))
 
 
 def collected(partials: Tensor, tensors: list[Tensor]) -> list[Tensor]:
@@ -444,7 +451,7 @@ def evaluate(values: Callable[..., Planes], call: Call, size: int) -> Tensor:
             BASE=DEVICE_POINTWISE[call.base or "identity"].value,
             PLANES=planes_of(call, size),
             RESULTS=results,
-            NUMBERS=call.scalars,
+            NUMBERS=numbers(call.scalars),
             SEPARATE=call.base_input is not None,
             SHARED=not any(learned),
             TILE_P=tile_p,
@@ -509,9 +516,9 @@ def evaluate_gradients(
             PLANES=planes,
             RESULTS=results,
             CONSTANTS=family.constants,
-            ENTRIES=tuple(tuple(entry) for entry in entries),
+            ENTRIES=numbers_of(entries),
             SUMS=sums,
-            NUMBERS=call.scalars,
+            NUMBERS=numbers(call.scalars),
             SEPARATE=call.base_input is not None,
             SHARED=not any(learned),
             WANT_X=want_x,

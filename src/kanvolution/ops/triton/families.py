@@ -323,23 +323,36 @@ def _meyer_angle(t):
     return 1.5707963267948966 * _power(t, 4) * (35.0 + t * (-84.0 + t * (70.0 - 20.0 * t)))
 
 
+MEXICAN_HAT, MORLET, DOG, MEYER, SHANNON = (
+    tl.constexpr(list(ops.WAVELETS).index(name)) for name in ("mexican_hat", "morlet", "dog", "meyer", "shannon")
+)
+
+
+def numbers(scalars: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A family's scalars for a kernel: in place of a wavelet's name, its number. (Triton before 3.7 knows no tuples of
+    strings.)
+    """
+    names = list(ops.WAVELETS)
+    return tuple(names.index(scalar) if isinstance(scalar, str) else scalar for scalar in scalars)
+
+
 @triton.jit
 def psi(u, kind: tl.constexpr):
     """The mother wavelets of `ops.WAVELETS`."""
-    if kind == "mexican_hat":
+    if kind == MEXICAN_HAT:
         near = tl.minimum(tl.maximum(u, -40.0), 40.0)  # no inf * 0 far out
         return 0.8673250705840776 * (1.0 - near * near) * _gaussian(u)
-    elif kind == "morlet":
+    elif kind == MORLET:
         return tl.cos(5.0 * u) * _gaussian(u)
-    elif kind == "dog":
+    elif kind == DOG:
         return -tl.minimum(tl.maximum(u, -40.0), 40.0) * _gaussian(u)
-    elif kind == "meyer":
+    elif kind == MEYER:
         v = tl.abs(u)
         t = tl.minimum(tl.maximum(2.0 * v - 1.0, 0.0), 1.0)
         inside = _cosine(3.141592653589793 * (tl.minimum(v, 1.0) - 0.5)) * _cosine(_meyer_angle(t))
         return tl.where(v < 1.0, inside, 0.0)
     else:
-        tl.static_assert(kind == "shannon")
+        tl.static_assert(kind == SHANNON)
         near = tl.abs(u) < 1e-2
         safe = tl.where(near, 1.0, u)
         return tl.where(near, 1.0 - u * u / 6.0, tl.sin(safe) / safe)
@@ -348,13 +361,13 @@ def psi(u, kind: tl.constexpr):
 @triton.jit
 def psi_slope(u, kind: tl.constexpr):
     near = tl.minimum(tl.maximum(u, -40.0), 40.0)
-    if kind == "mexican_hat":
+    if kind == MEXICAN_HAT:
         return 0.8673250705840776 * near * (near * near - 3.0) * _gaussian(u)
-    elif kind == "morlet":
+    elif kind == MORLET:
         return -(5.0 * tl.sin(5.0 * near) + near * tl.cos(5.0 * near)) * _gaussian(u)
-    elif kind == "dog":
+    elif kind == DOG:
         return (near * near - 1.0) * _gaussian(u)
-    elif kind == "meyer":
+    elif kind == MEYER:
         v = tl.minimum(tl.abs(u), 1.0)
         t = tl.minimum(tl.maximum(2.0 * v - 1.0, 0.0), 1.0)
         angle = _meyer_angle(t)
@@ -364,7 +377,7 @@ def psi_slope(u, kind: tl.constexpr):
         sign = tl.where(u > 0, 1.0, 0.0) - tl.where(u < 0, 1.0, 0.0)
         return tl.where(v < 1.0, sign * slope, 0.0)
     else:
-        tl.static_assert(kind == "shannon")
+        tl.static_assert(kind == SHANNON)
         # (cos u - sin u / u) / u loses all digits near zero; the series takes over there.
         small = tl.abs(u) < 1e-2
         safe = tl.where(small, 1.0, u)

@@ -30,8 +30,8 @@ from torch import Tensor
 from kanvolution.ops.backends import INTERPRETS_TRITON
 from kanvolution.ops.convolution import Contraction, Convolution
 from kanvolution.ops.evaluation import Call, Planes, conform, memory_format
-from kanvolution.ops.triton.expand import chain, collected, entries_of, flat, learned_strides, planes_of
-from kanvolution.ops.triton.families import device_family
+from kanvolution.ops.triton.expand import chain, collected, entries_of, flat, learned_strides, numbers_of, planes_of
+from kanvolution.ops.triton.families import device_family, numbers
 from kanvolution.ops.triton.pointwise import DEVICE_POINTWISE
 from kanvolution.ops.triton.support import supports
 
@@ -320,8 +320,8 @@ def data_kernel(
         ENTRIES,
         NUMBERS,
     )
-    for i in tl.static_range(len(ENTRIES)):
-        place = partials + (part.to(tl.int64) * len(ENTRIES) + i) * all_channels + seen_c
+    for i in tl.static_range(len(sums)):
+        place = partials + (part.to(tl.int64) * len(sums) + i) * all_channels + seen_c
         tl.store(place, sums[i], mask=c < channels)
     if WANT_X:
         if not SEPARATE:
@@ -501,7 +501,7 @@ def convolve(values: Callable[..., Planes], call: Call, into: Contraction, size:
             MAP=DEVICE_POINTWISE[call.input_map].value,
             BASE=DEVICE_POINTWISE[call.base or "identity"].value,
             PLANES=planes_of(call, size),
-            NUMBERS=call.scalars,
+            NUMBERS=numbers(call.scalars),
             GEOMETRY=_geometry(into.convolution, weight),
             BIASED=into.bias is not None,
             SEPARATE=call.base_input is not None,
@@ -568,8 +568,8 @@ def data_gradients(
             BASE_SLOPE=DEVICE_POINTWISE[call.base or "identity"].derivative,
             PLANES=planes,
             CONSTANTS=family.constants,
-            ENTRIES=tuple(tuple(entry) for entry in entries),
-            NUMBERS=call.scalars,
+            ENTRIES=numbers_of(entries),
+            NUMBERS=numbers(call.scalars),
             GEOMETRY=_geometry(into.convolution, weight),
             SEPARATE=call.base_input is not None,
             WANT_X=want_x,
@@ -629,7 +629,7 @@ def weight_gradient(values: Callable[..., Planes], call: Call, into: Contraction
             MAP=DEVICE_POINTWISE[call.input_map].value,
             BASE=DEVICE_POINTWISE[call.base or "identity"].value,
             PLANES=planes_of(call, size),
-            NUMBERS=call.scalars,
+            NUMBERS=numbers(call.scalars),
             GEOMETRY=_geometry(into.convolution, weight),
             SEPARATE=call.base_input is not None,
             TILE_M=ROWS,
