@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
+from torch import Tensor, nn
 
 
 def is_exporting() -> bool:
@@ -24,3 +27,14 @@ def is_transforming() -> bool:
         return False
     functorch = torch._C._functorch.peek_interpreter_stack() is not None  # pyright: ignore
     return functorch or torch.autograd.forward_ad._current_level >= 0
+
+
+def is_followed(tensors: Iterable[Tensor]) -> bool:
+    """Whether something follows the operators called on these tensors: a compiler, a mode, a subclass of Tensor.
+
+    It wants to see one operator. Nobody else does, and without PyTorch's dispatcher of operators from Python a call is
+    a fraction of the work.
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing() or torch._C._len_torch_dispatch_stack():
+        return True
+    return any(type(tensor) is not Tensor and type(tensor) is not nn.Parameter for tensor in tensors)

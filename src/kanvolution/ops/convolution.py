@@ -130,9 +130,9 @@ class Contraction(NamedTuple):
         return self.convolution(expanded, self.weight, self.bias)
 
 
-def functions_first(weight: Tensor, channels: int, layout: torch.memory_format) -> Tensor:
+def functions_first(weight: Tensor, channels: int, layout: torch.memory_format, dtype: torch.dtype) -> Tensor:
     """A weight [O, channels * K, *kernel] with the functions before the channels: [O, K * channels, *kernel]."""
-    ordered = torch.empty_like(weight, memory_format=layout)
+    ordered = torch.empty_like(weight, memory_format=layout, dtype=dtype)
     ordered.unflatten(1, (-1, channels)).copy_(weight.unflatten(1, (channels, -1)).transpose(1, 2))
     return ordered
 

@@ -52,7 +52,7 @@ from kanvolution.ops.evaluation import (
 from kanvolution.ops.flops import enter_operator
 from kanvolution.ops.pointwise import POINTWISE
 from kanvolution.registry import unknown_name
-from kanvolution.tracing import is_exporting, is_transforming
+from kanvolution.tracing import is_exporting, is_followed, is_transforming
 
 __all__ = ["Expansion", "Planes", "Slopes", "TensorGradient", "channelwise", "expansion", "sum_like", "working_dtype"]
 
@@ -269,7 +269,12 @@ class _Operator:
             enter_operator(name, weight=0, x=2)
 
     def __call__(self, call: Call, into: Contraction | None = None) -> Tensor:
-        return self.forward(*self.pack(call, into))
+        given = [*([] if into is None else [t for t in into[1:] if t is not None]), *call.differentiable()]
+        if is_followed(given):
+            return self.forward(*self.pack(call, into))
+        if not torch.is_grad_enabled():
+            return self.values(call, into)
+        return _Function.apply(self, call, into, *given)
 
     def pack(self, call: Call, into: Contraction | None) -> tuple[Any, ...]:
         """The arguments of the operator."""
@@ -295,18 +300,22 @@ class _Operator:
         return Call(x, base_input, mix, tensors, scalars, input_map, base, dtype, backend, keep), into
 
     def _forward(self, *arguments: Any) -> Tensor:
-        call, into = self.unpack(arguments)
+        return self.values(*self.unpack(arguments))
+
+    def values(self, call: Call, into: Contraction | None) -> Tensor:
+        """The result; not to be differentiated."""
         if into is None:
             return evaluate(self.family.values, call, self.family._result_size(call))
-        convolution, weight, bias = own = _at(into, call.dtype)
         if call.backend == "triton":
             from kanvolution.ops.triton import implicit_gemm
 
-            if implicit_gemm.takes("forward", self.family.values, call, own):
+            if implicit_gemm.takes("forward", self.family.values, call, into):
+                own = _at(into, call.dtype)
                 return implicit_gemm.convolve(self.family.values, call, own, self.family._result_size(call))
-        inside, weight = self._inside(call, own)
+        inside, weight = self._inside(call, into)
+        bias = None if into.bias is None else into.bias.to(call.dtype)
         pieces = [
-            convolution(self._expand(part.of(inside)), weight, bias)
+            into.convolution(self._expand(part.of(inside)), weight, bias)
             for part in parts_of_batch(inside, self.family._result_size(call), weight)
         ]
         return _joined(pieces).contiguous(memory_format=memory_format(call.x))
@@ -315,7 +324,7 @@ class _Operator:
         return _flat(evaluate(self.family.values, call, self.family._result_size(call)), call)
 
     def _inside(self, call: Call, into: Contraction) -> tuple[Call, Tensor]:
-        """The call and the weight in the layout and order that are fastest on x's device.
+        """The call and the weight, in the call's dtype, in the layout and order that are fastest on x's device.
 
         Where channels lie next to each other in memory, functions come before the channels of a group: kernels and
         loops over channels then write and read whole vectors. The order is seen nowhere else.
@@ -333,9 +342,9 @@ class _Operator:
             neighbours = call.x.ndim == 2 or memory_format(call.x) != torch.contiguous_format
             first = large and neighbours and width > 1
         if not first:
-            return call, weight
+            return call, weight.to(call.dtype)
         layout = memory_format(call.x) if call.backend == "triton" else torch.contiguous_format
-        return call._replace(groups=groups), functions_first(weight, width, layout)
+        return call._replace(groups=groups), functions_first(weight, width, layout, call.dtype)
 
     def _fake_forward(self, *arguments: Any) -> Tensor:
         call, into = self.unpack(arguments)
@@ -361,7 +370,8 @@ class _Operator:
                 arguments[i] = next(saved)
         wanted = [p and n for p, n in zip(ctx.present, ctx.needs_input_grad, strict=True)]
         if torch.is_grad_enabled():  # a graph of this backward is asked for, and plain operators give one
-            found = self._plain_backward(grad, wanted, *arguments)
+            call, into = self.unpack(tuple(arguments))
+            found = self.plain_gradients(grad, call, into, *self._split(wanted, call))
         else:
             found = self.backward(grad, wanted, *arguments)
         rest = iter(found)
@@ -376,22 +386,27 @@ class _Operator:
 
     def _backward(self, grad: Tensor, wanted: list[bool], *arguments: Any) -> list[Tensor]:
         call, into = self.unpack(arguments)
+        return self.gradients(grad, call, into, *self._split(wanted, call))
+
+    def gradients(
+        self, grad: Tensor, call: Call, into: Contraction | None, outer: tuple[bool, bool], inner: tuple[bool, ...]
+    ) -> list[Tensor]:
+        """Those gradients of weight, bias (outer) and `call.differentiable()` (inner) that are wanted."""
         values, vjp = self.family.values, self.family.gradient
         assert vjp is not None
-        outer, inner = self._split(wanted, call)
         if into is None:
             return evaluate_gradients(values, vjp, call, grad, inner)
-        convolution, weight, _ = own = _at(into, call.dtype)
         if call.backend == "triton":
             from kanvolution.ops.triton import implicit_gemm
 
-            if implicit_gemm.takes("backward", values, call, own):
+            if implicit_gemm.takes("backward", values, call, into):
+                own = _at(into, call.dtype)
                 size = self.family._result_size(call)
                 found = implicit_gemm.gradients(values, call, own, size, grad, (*outer, *inner))
-                targets = [t for t, want in zip((into.weight, into.bias), outer, strict=True) if want and t is not None]
-                count = len(targets)
-                return [g.to(t.dtype) for g, t in zip(found, targets, strict=False)] + found[count:]
-        inside, weight = self._inside(call, own)
+                results = [conform(found.pop(0), into.weight)] if outer[0] else []
+                results += [found.pop(0).to(into.weight.dtype)] if outer[1] else []
+                return results + found
+        inside, weight = self._inside(call, into)
         # Sums over parts of the batch are made at working precision, and rounded once.
         mix, *learned = (None if t is None else t.to(working_dtype(t.dtype)) for t in (inside.mix, *inside.tensors))
         inside = inside._replace(mix=mix, tensors=tuple(learned))
@@ -400,21 +415,24 @@ class _Operator:
         # Gradients of the inputs belong to a part of the batch, those of parameters are summed over all parts.
         joined = [False] * sum(outer) + [t is call.x or t is call.base_input for t in targets]
         pieces: list[list[Tensor]] = [[] for _ in joined]
-        own = Contraction(convolution, weight, None)
+        own = Contraction(into.convolution, weight, None)
         for part in parts_of_batch(inside, self.family._result_size(call), weight):
-            values = self._gradients(part.of(inside), own, part(grad), outer, inner)
-            for those, value, join in zip(pieces, values, joined, strict=True):
+            found = self._gradients(part.of(inside), own, part(grad), outer, inner)
+            for those, value, join in zip(pieces, found, joined, strict=True):
                 if join or not those:
                     those.append(value)
                 else:
-                    those[0] = those[0] + value
-        results = [_joined(those) for those in pieces]
-        if outer[0] and inside.groups is not None:
-            results[0] = channels_first(results[0], call.x.shape[1] // inside.groups)
-        count = sum(outer)
-        return [g.to(into.weight.dtype).contiguous() for g in results[:count]] + [
-            conform(value, target) for value, target in zip(results[count:], targets, strict=True)
-        ]
+                    those[0] = those[0].to(working_dtype(value.dtype)) + value
+        found = iter([_joined(those) for those in pieces])
+        results = []
+        if outer[0]:
+            grad_weight = next(found)
+            if inside.groups is not None:
+                grad_weight = channels_first(grad_weight, call.x.shape[1] // inside.groups)
+            results.append(conform(grad_weight, into.weight))
+        if outer[1]:
+            results.append(next(found).to(into.weight.dtype))
+        return results + [conform(value, target) for value, target in zip(found, targets, strict=True)]
 
     def _gradients(
         self, call: Call, into: Contraction, grad: Tensor, outer: tuple[bool, bool], inner: tuple[bool, ...]
@@ -430,7 +448,7 @@ class _Operator:
         found = into.convolution.gradients(grad, expanded, into.weight, (any(inner), *outer))
         del expanded
         grad_expanded, grad_weight, grad_bias = found
-        results = [g.to(working_dtype(g.dtype)) for g in (grad_weight, grad_bias) if g is not None]
+        results = [g for g in (grad_weight, grad_bias) if g is not None]
         if grad_expanded is not None:
             unflattened = grad_expanded.unflatten(1, inner_sizes(call.x, size, call.groups))
             results += evaluate_gradients(values, vjp, call, unflattened, inner)
@@ -441,15 +459,17 @@ class _Operator:
         outer, inner = self._split(wanted, call)
         results = []
         if into is not None:
-            weight, outputs = into.weight, into.weight.shape[:1]
-            results += [weight.new_empty(s) for s, want in zip((weight.shape, outputs), outer, strict=True) if want]
+            weight = into.weight
+            results += [torch.empty_like(weight)] if outer[0] else []
+            results += [weight.new_empty(weight.shape[:1])] if outer[1] else []
         return results + [torch.empty_like(t) for t, want in zip(call.differentiable(), inner, strict=True) if want]
 
-    def _plain_backward(self, grad: Tensor, wanted: list[bool], *arguments: Any) -> list[Tensor]:
-        call, into = self.unpack(arguments)
+    def plain_gradients(
+        self, grad: Tensor, call: Call, into: Contraction | None, outer: tuple[bool, bool], inner: tuple[bool, ...]
+    ) -> list[Tensor]:
+        """The same by ordinary operators, which are differentiable themselves."""
         values, vjp = self.family.values, self.family.gradient
         assert vjp is not None
-        outer, inner = self._split(wanted, call)
         results: list[Tensor] = []
         if into is not None:
             convolution, weight, _ = _at(into, call.dtype)
@@ -460,6 +480,36 @@ class _Operator:
                 return results
             grad = found[0].unflatten(1, expanded.shape[1:3])
         return results + gradients(values, vjp, call, grad, inner)
+
+
+class _Function(torch.autograd.Function):
+    """An operator where nothing follows it: `is_followed`. It saves and computes the same."""
+
+    @staticmethod
+    def forward(ctx: Any, operator: _Operator, call: Call, into: Contraction | None, *given: Tensor) -> Tensor:
+        ctx.operator, ctx.convolution = operator, None if into is None else into.convolution
+        ctx.with_bias = into is not None and into.bias is not None
+        inner = call.differentiable()
+        ctx.call = call.with_tensors([_SAVED] * len(inner))
+        ctx.save_for_backward(*([] if into is None else [into.weight]), *inner)
+        return operator.values(call, into)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        wanted, tensors = list(ctx.needs_input_grad[3:]), ctx.saved_tensors
+        into, outer = None, (False, False)
+        if ctx.convolution is not None:
+            weight, *tensors = tensors
+            into = Contraction(ctx.convolution, weight, None)
+            outer = (wanted.pop(0), ctx.with_bias and wanted.pop(0))
+        # A graph of this backward may be asked for, and plain operators give one.
+        compute = ctx.operator.plain_gradients if torch.is_grad_enabled() else ctx.operator.gradients
+        found = iter(compute(grads[0], ctx.call.with_tensors(tensors), into, outer, tuple(wanted)))
+        return (None, None, None, *(next(found) if want else None for want in ctx.needs_input_grad[3:]))
+
+
+_SAVED: Any = object()
+"""In place of tensors that autograd keeps."""
 
 
 def _check_dtypes(into: Contraction, call: Call) -> None:

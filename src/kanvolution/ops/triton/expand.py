@@ -13,7 +13,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -22,6 +22,7 @@ from torch import Tensor
 
 from kanvolution.ops.evaluation import Call, Planes, conform, empty_expansion
 from kanvolution.ops.triton.families import Family, device_family, numbers
+from kanvolution.ops.triton.launch import Launch, remembered
 from kanvolution.ops.triton.pointwise import DEVICE_POINTWISE
 
 TILE = 1024
@@ -386,14 +387,6 @@ def flat(tensor: Tensor, space: int) -> tuple[Tensor, tuple[int, ...]]:
     return tensor, strides
 
 
-def combination(call: Call) -> tuple[Tensor, int, int]:
-    """The call's `mix` (x in place of none), its stride over the channels, and how many results it has."""
-    if call.mix is None:
-        return call.x, 0, 0
-    mix = call.mix.contiguous()
-    return mix, mix.stride(0) if mix.shape[0] > 1 else 0, mix.shape[1]
-
-
 def learned_strides(tensors: tuple[Tensor, ...], x: Tensor) -> tuple[list[Tensor], list[int]]:
     """Two learned tensors (x in place of what is not there) and their strides over the channels."""
     found = [tensor.contiguous() for tensor in tensors]
@@ -417,124 +410,144 @@ def _by_channels(expanded: Tensor, call: Call) -> Tensor:
     return expanded if call.groups is None else expanded.squeeze(1).transpose(1, 2)
 
 
+def _learned(call: Call, x: Tensor) -> list[Tensor]:
+    """The combinations and two learned tensors; x in place of what is not there."""
+    given = [x if call.mix is None else call.mix.contiguous(), *(tensor.contiguous() for tensor in call.tensors)]
+    return given + [x] * (3 - len(given))
+
+
+def _mix_numbers(call: Call) -> tuple[int, int]:
+    """The stride of the call's combinations over the channels, and how many results they have."""
+    if call.mix is None:
+        return 0, 0
+    return call.mix[0].numel() if call.mix.shape[0] > 1 else 0, call.mix.shape[1]
+
+
 def evaluate(values: Callable[..., Planes], call: Call, size: int) -> Tensor:
     """The result of a call that `supports` says yes to, as `empty_expansion` is."""
+    out, kernel = empty_expansion(call.x, size, call.dtype, call.groups), expand_kernel
+    launch = remembered((id(kernel), values, size), call, lambda: _forward(kernel, values, call, out))
+    x, base_input = launch.inputs(call.x, call.x if call.base_input is None else call.base_input)
+    launch(x, base_input, out, *_learned(call, x))
+    return out
+
+
+def _forward(kernel: Any, values: Callable[..., Planes], call: Call, out: Tensor) -> Launch:
     family = device_family(values)
     assert family is not None
-    x, x_strides = flat(call.x, 2)
-    base_input, base_strides = (x, x_strides) if call.base_input is None else flat(call.base_input, 2)
-    out = empty_expansion(call.x, size, call.dtype, call.groups)
-    out_strides = flat_strides(_by_channels(out, call), 3)
+    (x, x_strides), (seen, seen_strides) = (
+        flat(t, 2) for t in (call.x, call.x if call.base_input is None else call.base_input)
+    )
+    by_channels = _by_channels(out, call)
+    out_strides = flat_strides(by_channels, 3)
     assert out_strides is not None
-    batch, channels, space = x.shape[0], x.shape[1], math.prod(x.shape[2:])
-    mix, mix_stride, results = combination(call)
-    (first, second), learned = learned_strides(call.tensors, x)
+    mix_stride, results = _mix_numbers(call)
+    _, learned = learned_strides(call.tensors, x)
+    positions, space, channels = x.shape[0] * math.prod(x.shape[2:]), math.prod(x.shape[2:]), x.shape[1]
     tile_p, tile_c = tile(call, x_strides)
-    with torch.cuda.device_of(x):
-        expand_kernel[(triton.cdiv(batch * space, tile_p) * triton.cdiv(channels, tile_c),)](
-            x,
-            base_input,
-            out,
-            mix,
-            first,
-            second,
-            batch * space,
-            space,
-            channels,
-            *x_strides,
-            *base_strides,
-            *out_strides,
-            mix_stride,
-            *learned,
-            VALUE=family.value,
-            MAP=DEVICE_POINTWISE[call.input_map].value,
-            BASE=DEVICE_POINTWISE[call.base or "identity"].value,
-            PLANES=planes_of(call, size),
-            RESULTS=results,
-            NUMBERS=numbers(call.scalars),
-            SEPARATE=call.base_input is not None,
-            SHARED=not any(learned),
-            TILE_P=tile_p,
-            TILE_C=tile_c,
-        )
-    return out
+    return Launch(
+        kernel,
+        triton.cdiv(positions, tile_p) * triton.cdiv(channels, tile_c),
+        (positions, space, channels, *x_strides, *seen_strides, *out_strides, mix_stride, *learned),
+        {
+            "VALUE": family.value,
+            "MAP": DEVICE_POINTWISE[call.input_map].value,
+            "BASE": DEVICE_POINTWISE[call.base or "identity"].value,
+            "PLANES": planes_of(call, by_channels.shape[2]),
+            "RESULTS": results,
+            "NUMBERS": numbers(call.scalars),
+            "SEPARATE": call.base_input is not None,
+            "SHARED": not any(learned),
+            "TILE_P": tile_p,
+            "TILE_C": tile_c,
+        },
+        (x is not call.x, seen is not x and seen is not call.base_input),
+    )
 
 
 def evaluate_gradients(
     values: Callable[..., Planes], call: Call, grad: Tensor, wanted: tuple[bool, ...]
 ) -> list[Tensor]:
     """The gradients of those of `call.differentiable()` that are wanted, of a call that `supports` says yes to."""
-    family = device_family(values)
-    assert family is not None
-    x, x_strides = flat(call.x, 2)
-    base_input, base_strides = (x, x_strides) if call.base_input is None else flat(call.base_input, 2)
-    grad, grad_strides = flat(_by_channels(grad, call), 3)
+    kernel, given = expand_backward_kernel, _by_channels(grad, call)
+    key = (id(kernel), values, wanted, given.shape, given.stride(), given.dtype)
+    launch = remembered(key, call, lambda: _backward(kernel, values, call, given, wanted))
+    x, base_input, grad = launch.inputs(call.x, call.x if call.base_input is None else call.base_input, given)
+    want_x, want_base, want_mix, flags = _split(call, wanted)
+    grad_x = torch.empty_like(x)
+    grad_base = torch.empty_like(base_input) if want_base else grad_x
+    partials = torch.empty(launch.partials, dtype=torch.float32, device=x.device)
+    launch(grad, x, base_input, grad_x, grad_base, partials, *_learned(call, x))
+    found: list[Tensor] = []
+    if want_x:
+        found.append(grad_x if x is call.x else conform(grad_x, call.x))
+    if want_base and call.base_input is not None:
+        found.append(grad_base if base_input is call.base_input else conform(grad_base, call.base_input))
+    learned = [tensor for tensor, want in zip(call.tensors, flags, strict=True) if want]
+    if want_mix and call.mix is not None:
+        *of_tensors, of_mix = collected(partials, [*learned, call.mix])
+        return [*found, of_mix, *of_tensors]
+    return found + collected(partials, learned)
+
+
+def _split(call: Call, wanted: tuple[bool, ...]) -> tuple[bool, bool, bool, tuple[bool, ...]]:
+    """Whether gradients of x, of a base input of its own and of combinations are wanted, and which of the others."""
     flags = list(wanted)
     want_x, want_base = flags.pop(0), call.base_input is not None and flags.pop(0)
     want_mix = call.mix is not None and flags.pop(0)
-    planes = planes_of(call, grad.shape[2])
-    entries = entries_of(family, planes, call.tensors, tuple(flags))
-    mix, mix_stride, results = combination(call)
+    return want_x, want_base, want_mix, tuple(flags)
+
+
+def _backward(
+    kernel: Any, values: Callable[..., Planes], call: Call, given: Tensor, wanted: tuple[bool, ...]
+) -> Launch:
+    family = device_family(values)
+    assert family is not None
+    (x, x_strides), (seen, seen_strides) = (
+        flat(t, 2) for t in (call.x, call.x if call.base_input is None else call.base_input)
+    )
+    grad, grad_strides = flat(given, 3)
+    _, dx_strides = flat(torch.empty_like(x), 2)
+    _, db_strides = flat(torch.empty_like(seen), 2)
+    want_x, want_base, want_mix, flags = _split(call, wanted)
+    planes = planes_of(call, given.shape[2])
+    entries = entries_of(family, planes, call.tensors, flags)
+    mix_stride, results = _mix_numbers(call)
     sums = len(entries) + (results * len(planes) if want_mix else 0)
-    grad_x, dx_strides = flat(torch.empty_like(x), 2)
-    grad_base, db_strides = flat(torch.empty_like(base_input), 2) if want_base else (grad_x, dx_strides)
-    batch, channels, space = x.shape[0], x.shape[1], math.prod(x.shape[2:])
-    (first, second), learned = learned_strides(call.tensors, x)
+    _, learned = learned_strides(call.tensors, x)
+    positions, space, channels = x.shape[0] * math.prod(x.shape[2:]), math.prod(x.shape[2:]), x.shape[1]
     tile_p, tile_c = tile(call, x_strides)
     turns = triton.cdiv(POSITIONS, tile_p) if sums else 1
-    parts = triton.cdiv(batch * space, tile_p * turns)
-    partials = torch.empty((parts, sums, channels), dtype=torch.float32, device=x.device)
+    parts = triton.cdiv(positions, tile_p * turns)
     mapping, base = DEVICE_POINTWISE[call.input_map], DEVICE_POINTWISE[call.base or "identity"]
-    with torch.cuda.device_of(x):
-        expand_backward_kernel[(parts * triton.cdiv(channels, tile_c),)](
-            grad,
-            x,
-            base_input,
-            grad_x,
-            grad_base,
-            partials,
-            mix,
-            first,
-            second,
-            batch * space,
-            space,
-            channels,
-            *grad_strides,
-            *x_strides,
-            *base_strides,
-            *dx_strides,
-            *db_strides,
-            mix_stride,
-            *learned,
-            VALUE=family.value,
-            SLOPE=family.slope,
-            PARTIAL=family.partial,
-            MAP=mapping.value,
-            MAP_SLOPE=mapping.derivative,
-            BASE=base.value,
-            BASE_SLOPE=base.derivative,
-            PLANES=planes,
-            RESULTS=results,
-            CONSTANTS=family.constants,
-            ENTRIES=numbers_of(entries),
-            SUMS=sums,
-            NUMBERS=numbers(call.scalars),
-            SEPARATE=call.base_input is not None,
-            SHARED=not any(learned),
-            WANT_X=want_x,
-            WANT_BASE=want_base,
-            WANT_MIX=want_mix,
-            TURNS=turns,
-            TILE_P=tile_p,
-            TILE_C=tile_c,
-        )
-    found: list[Tensor] = []
-    if want_x:
-        found.append(conform(grad_x, call.x))
-    if want_base and call.base_input is not None:
-        found.append(conform(grad_base, call.base_input))
-    learned_tensors = [tensor for tensor, want in zip(call.tensors, flags, strict=True) if want]
-    if want_mix and call.mix is not None:
-        *of_tensors, of_mix = collected(partials, [*learned_tensors, call.mix])
-        return [*found, of_mix, *of_tensors]
-    return found + collected(partials, learned_tensors)
+    strides = (*grad_strides, *x_strides, *seen_strides, *dx_strides, *db_strides)
+    return Launch(
+        kernel,
+        parts * triton.cdiv(channels, tile_c),
+        (positions, space, channels, *strides, mix_stride, *learned),
+        {
+            "VALUE": family.value,
+            "SLOPE": family.slope,
+            "PARTIAL": family.partial,
+            "MAP": mapping.value,
+            "MAP_SLOPE": mapping.derivative,
+            "BASE": base.value,
+            "BASE_SLOPE": base.derivative,
+            "PLANES": planes,
+            "RESULTS": results,
+            "CONSTANTS": family.constants,
+            "ENTRIES": numbers_of(entries),
+            "SUMS": sums,
+            "NUMBERS": numbers(call.scalars),
+            "SEPARATE": call.base_input is not None,
+            "SHARED": not any(learned),
+            "WANT_X": want_x,
+            "WANT_BASE": want_base,
+            "WANT_MIX": want_mix,
+            "TURNS": turns,
+            "TILE_P": tile_p,
+            "TILE_C": tile_c,
+        },
+        (x is not call.x, seen is not x and seen is not call.base_input, grad is not given),
+        (parts, sums, channels),
+    )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from kanvolution.ops.evaluation import Call, Planes, memory_format
 from kanvolution.ops.triton.families import device_family
@@ -26,7 +28,7 @@ CONDITIONS: dict[str, Callable[[Callable[..., Planes], Call], bool]] = {
     "a GPU of compute capability 8.0 or later": lambda values, call: (
         call.x.device.type != "cuda" or torch.cuda.get_device_capability(call.x.device) >= OLDEST
     ),
-    "at least one and fewer than 2^31 elements": lambda values, call: 0 < call.x.numel() < 2**31,
+    "at least one and fewer than 2^31 elements": lambda values, call: _within(call.x),
 }
 
 
@@ -41,7 +43,26 @@ def unmet(values: Callable[..., Planes], call: Call) -> list[str]:
 
 def supports(values: Callable[..., Planes], call: Call) -> bool:
     """Whether the kernels evaluate this call."""
-    return not unmet(values, call)
+    # Asked several times in every training step: what depends on types and names alone is remembered.
+    dtypes = tuple(tensor.dtype for tensor in call.differentiable())
+    return _within(call.x) and _supports(values, call.input_map, call.base, call.dtype, dtypes, call.x.device)
+
+
+@functools.cache
+def _supports(
+    values: Callable[..., Planes],
+    input_map: str,
+    base: str | None,
+    dtype: torch.dtype,
+    dtypes: tuple[torch.dtype, ...],
+    device: torch.device,
+) -> bool:
+    x, *tensors = (torch.empty(1, dtype=dtype, device=device) for dtype in dtypes)
+    return not unmet(values, Call(x, None, None, tuple(tensors), (), input_map, base, dtype, "triton"))
+
+
+def _within(x: Tensor) -> bool:
+    return 0 < x.numel() < 2**31
 
 
 def writes_functions_first(values: Callable[..., Planes], call: Call, groups: int) -> bool:

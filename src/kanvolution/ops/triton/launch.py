@@ -1,0 +1,72 @@
+"""Launches of kernels that are prepared once and repeated, as a training step repeats them.
+
+What a launch is made of (numbers of programs, strides, constants of the compilation) depends on shapes, types and names
+alone. Working it out, and Triton's search for the compiled kernel, take longer on the processor than many kernels run
+on a GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from kanvolution.ops.evaluation import Call
+
+
+@dataclass
+class Launch:
+    """A launch of a kernel for calls that differ in nothing but where their tensors are.
+
+    Args:
+        kernel: the kernel. Its arguments are tensors, then numbers, then constants.
+        programs: how many there are.
+        numbers: the numbers.
+        constants: the constants by name, in order.
+        copies: which inputs of the call have to be contiguous copies.
+        partials: the shape of the sums for learned tensors.
+    """
+
+    kernel: Any
+    programs: int
+    numbers: tuple[int, ...]
+    constants: dict[str, Any]
+    copies: tuple[bool, ...]
+    partials: tuple[int, ...] = (0,)
+    _compiled: Any = None
+
+    def __call__(self, *tensors: Tensor) -> None:
+        # Of tensors, what is compiled depends on whether their places can be divided by 16.
+        aligned = not any(tensor.data_ptr() % 16 for tensor in tensors)
+        with torch.cuda.device_of(tensors[0]):
+            if aligned and self._compiled is not None:
+                self._compiled[(self.programs, 1, 1)](*tensors, *self.numbers, *self.constants.values())
+                return
+            compiled = self.kernel[(self.programs,)](*tensors, *self.numbers, **self.constants)
+            if aligned:
+                self._compiled = compiled  # None under the interpreter
+
+    def inputs(self, *given: Tensor) -> list[Tensor]:
+        """The tensors, or their copies."""
+        return [tensor.contiguous() if copy else tensor for tensor, copy in zip(given, self.copies, strict=True)]
+
+
+LAUNCHES: dict[Any, Launch] = {}
+"""By all that they depend on."""
+
+_MOST = 4096
+
+
+def remembered(key: tuple[Any, ...], call: Call, make: Callable[[], Launch]) -> Launch:
+    """What `make` returned for the same key and a call like this one; at first `make()`."""
+    tensors = [(tensor.shape, tensor.stride(), tensor.dtype) for tensor in call.differentiable()]
+    facts = (call.base_input is None, call.mix is None, call.x.device, *call[4:])
+    launch = LAUNCHES.get(full := (*key, *facts, *tensors))
+    if launch is None:
+        if len(LAUNCHES) == _MOST:
+            LAUNCHES.clear()
+        launch = LAUNCHES[full] = make()
+    return launch
