@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import math
 import os
 import statistics
@@ -117,6 +118,7 @@ def seconds(call: Callable[[], object], settings: Settings) -> float:
 
 def captured(call: Callable[[], object]) -> Callable[[], None]:
     """The replay of what a call makes a GPU do, recorded as a CUDA graph. It computes the same in the same memory."""
+    gc.collect()  # autograd's nodes remember the stream that they were made on
     beside = torch.cuda.Stream()
     beside.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(beside):  # libraries choose and allocate at their first calls
@@ -124,7 +126,7 @@ def captured(call: Callable[[], object]) -> Callable[[], None]:
             call()
     torch.cuda.current_stream().wait_stream(beside)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, stream=beside):
         call()
     return graph.replay
 

@@ -133,13 +133,17 @@ class Contraction(NamedTuple):
 def functions_first(weight: Tensor, channels: int, layout: torch.memory_format, dtype: torch.dtype) -> Tensor:
     """A weight [O, channels * K, *kernel] with the functions before the channels: [O, K * channels, *kernel]."""
     ordered = torch.empty_like(weight, memory_format=layout, dtype=dtype)
-    ordered.unflatten(1, (-1, channels)).copy_(weight.unflatten(1, (channels, -1)).transpose(1, 2))
+    outputs, _, *kernel = weight.shape
+    ordered.view(outputs, -1, channels, *kernel).copy_(weight.view(outputs, channels, -1, *kernel).transpose(1, 2))
     return ordered
 
 
-def channels_first(weight: Tensor, channels: int) -> Tensor:
-    """The inverse of `functions_first`."""
-    return weight.unflatten(1, (-1, channels)).transpose(1, 2).flatten(1, 2)
+def channels_first(ordered: Tensor, channels: int, like: Tensor) -> Tensor:
+    """The inverse of `functions_first`, in dtype and layout of `like`."""
+    weight = torch.empty_like(like)
+    outputs, _, *kernel = weight.shape
+    weight.view(outputs, channels, -1, *kernel).copy_(ordered.view(outputs, -1, channels, *kernel).transpose(1, 2))
+    return weight
 
 
 def _grouped_linear(x: Tensor, weight: Tensor, bias: Tensor | None, groups: int) -> Tensor:

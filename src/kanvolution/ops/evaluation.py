@@ -294,14 +294,22 @@ class Block(NamedTuple):
 
     def __call__(self, tensor: Tensor, space: int = 2) -> Tensor:
         """The part of a tensor whose dimensions of space begin at `space`."""
+        if self is WHOLE:
+            return tensor
         return tensor[self.samples] if self.rows is None else tensor[(self.samples, *(_ALL,) * (space - 1), self.rows)]
 
     def of(self, call: Call) -> Call:
+        """The call on this part."""
+        if self is WHOLE:
+            return call
         base_input = None if call.base_input is None else self(call.base_input, 2)
         return call._replace(x=self(call.x, 2), base_input=base_input)
 
 
 _ALL = slice(None)
+
+WHOLE = Block(_ALL)
+"""Not a part, but all."""
 
 
 def parts_of_batch(call: Call, size: int, weight: Tensor) -> list[Block]:
@@ -318,7 +326,7 @@ def parts_of_batch(call: Call, size: int, weight: Tensor) -> list[Block]:
     # No part of one sample beside larger ones: a compiled loop would be compiled again for it.
     count = batch if count > batch // 2 else count
     if count <= 1:
-        return [Block(_ALL)]
+        return [WHOLE]
     ends = [batch * i // count for i in range(count + 1)]
     return [Block(slice(start, end)) for start, end in itertools.pairwise(ends)]
 
@@ -330,7 +338,7 @@ _PART = {"cpu": 16 * 2**20, "cuda": 64 * 2**20}
 def _blocks(x: Tensor) -> Iterator[Block]:
     """Parts of x [N, C, *S] that stay in a processor's cache; on other devices the whole."""
     if x.device.type != "cpu" or not x.numel():
-        yield Block(_ALL)
+        yield WHOLE
         return
     limit = _BLOCK * torch.get_num_threads()
     sample = x[0].numel()

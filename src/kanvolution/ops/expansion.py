@@ -426,10 +426,12 @@ class _Operator:
         found = iter([_joined(those) for those in pieces])
         results = []
         if outer[0]:
-            grad_weight = next(found)
-            if inside.groups is not None:
-                grad_weight = channels_first(grad_weight, call.x.shape[1] // inside.groups)
-            results.append(conform(grad_weight, into.weight))
+            grad_weight, groups = next(found), inside.groups
+            results.append(
+                conform(grad_weight, into.weight)
+                if groups is None
+                else channels_first(grad_weight, call.x.shape[1] // groups, into.weight)
+            )
         if outer[1]:
             results.append(next(found).to(into.weight.dtype))
         return results + [conform(value, target) for value, target in zip(found, targets, strict=True)]
@@ -538,7 +540,7 @@ def _joined(pieces: list[Tensor]) -> Tensor:
 
 
 def _flat(expanded: Tensor, call: Call) -> Tensor:
-    return expanded.flatten(1, expanded.ndim - call.x.ndim + 1)
+    return expanded.reshape(call.x.shape[0], -1, *call.x.shape[2:])
 
 
 _operator_names: set[str] = set()
