@@ -37,7 +37,7 @@ def _poisoned_memory_and_small_tiles(monkeypatch: pytest.MonkeyPatch) -> Iterato
 
     if INTERPRETED:
         monkeypatch.setattr(expand, "TILE", 64)
-        monkeypatch.setattr(expand, "TILE_OF_LEARNED", 64)
+        monkeypatch.setattr(expand, "TILE_OF_CHANNELS", 64)
         monkeypatch.setattr(expand, "POSITIONS", 32)
     torch.use_deterministic_algorithms(True)
     assert torch.empty(3).isnan().all()
@@ -333,7 +333,49 @@ def test_expansions_ordered_by_functions(form: str, dtype: torch.dtype, monkeypa
     monkeypatch.setattr(kernels, "evaluate", watched)
     name, options = ("gram2", {"base": "silu"}) if dtype == torch.float32 else ("legendre7", {"keep": (0, 2, 3)})
     check_convolution(name, form, dtype, options, memory_format=layout)
-    assert len(orders) == 2 and all(e.stride(3) == 1 and e.stride(2) == e.shape[3] and e.shape[1] == 1 for e in orders)
+    # In backward it is made in the memory of its gradient.
+    assert len(orders) == 1 and all(e.stride(3) == 1 and e.stride(2) == e.shape[3] and e.shape[1] == 1 for e in orders)
+
+
+@pytest.mark.parametrize("form", ["plain", "strides", "same"])
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_odd_numbers_of_channels_are_filled_up_with_zeros(
+    form: str, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where a tensor core takes several at a time: 16-bit types, channels-last."""
+    from kanvolution.ops.triton import implicit_gemm
+
+    for direction in implicit_gemm.THRESHOLDS:
+        monkeypatch.setitem(implicit_gemm.THRESHOLDS, direction, implicit_gemm.Threshold(0, 0))
+    seen = []
+    call = ops.Convolution.__call__
+
+    def watched(self: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        seen.append((x.shape[1], weight.shape[1]))
+        return call(self, x, weight, bias)
+
+    monkeypatch.setattr(ops.Convolution, "__call__", watched)
+    check_convolution("gram2", form, dtype, {"base": "silu"}, memory_format=torch.channels_last)
+    assert seen[0] == ((12, 12) if dtype == torch.float32 else (16, 16))
+    assert seen[1] == (12, 12)  # the formula's
+
+
+def test_gradients_of_a_convolution_that_are_not_wanted() -> None:
+    """Without that of the weight nothing is written over; without that of x nothing but values is computed."""
+    x = torch.randn(2, 8, 4, 5).contiguous(memory_format=torch.channels_last).to(DEVICE)
+    weight = torch.randn(3, 8 * 4, 3, 3, device=DEVICE)
+    for flags in ((True, False), (False, True), (True, True)):
+        results = []
+        for backend in ("triton", "eager"):
+            own = [
+                t.clone(memory_format=torch.preserve_format).requires_grad_(f)
+                for t, f in zip((x, weight), flags, strict=True)
+            ]
+            into = ops.Contraction(ops.Convolution((1, 1), (1, 1), (1, 1)), own[1], None)
+            y = ops.legendre(own[0], 2, base="silu", into=into, backend=backend)
+            results.append(torch.autograd.grad(y.square().sum(), [t for t in own if t.requires_grad]))
+        for actual, expected in zip(*results, strict=True):
+            assert_close(actual, expected, 1e-4)
 
 
 def test_when_an_expansion_is_ordered_by_functions() -> None:

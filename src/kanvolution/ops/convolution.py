@@ -130,19 +130,27 @@ class Contraction(NamedTuple):
         return self.convolution(expanded, self.weight, self.bias)
 
 
-def functions_first(weight: Tensor, channels: int, layout: torch.memory_format, dtype: torch.dtype) -> Tensor:
+Copy = Callable[[Tensor, Tensor], Tensor]
+"""(target, source) -> target, filled with the source."""
+
+
+def functions_first(
+    weight: Tensor, channels: int, layout: torch.memory_format, dtype: torch.dtype, copy: Copy = Tensor.copy_
+) -> Tensor:
     """A weight [O, channels * K, *kernel] with the functions before the channels: [O, K * channels, *kernel]."""
     ordered = torch.empty_like(weight, memory_format=layout, dtype=dtype)
     outputs, _, *kernel = weight.shape
-    ordered.view(outputs, -1, channels, *kernel).copy_(weight.view(outputs, channels, -1, *kernel).transpose(1, 2))
+    source = weight.view(outputs, channels, -1, *kernel).transpose(1, 2)
+    copy(ordered.view(outputs, -1, channels, *kernel), source)
     return ordered
 
 
-def channels_first(ordered: Tensor, channels: int, like: Tensor) -> Tensor:
+def channels_first(ordered: Tensor, channels: int, like: Tensor, copy: Copy = Tensor.copy_) -> Tensor:
     """The inverse of `functions_first`, in dtype and layout of `like`."""
     weight = torch.empty_like(like)
     outputs, _, *kernel = weight.shape
-    weight.view(outputs, channels, -1, *kernel).copy_(ordered.view(outputs, -1, channels, *kernel).transpose(1, 2))
+    target = weight.view(outputs, channels, -1, *kernel).transpose(1, 2)
+    copy(target, ordered.view(outputs, -1, channels, *kernel))
     return weight
 
 

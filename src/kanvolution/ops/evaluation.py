@@ -41,6 +41,8 @@ class Call(NamedTuple):
     keep: tuple[int, ...] | None = None
     groups: int | None = None
     """Groups of channels in which functions come before channels; None: channels come before functions."""
+    zeros: int = 0
+    """Channels of zeros behind the expansion inside of a convolution."""
 
     def differentiable(self) -> list[Tensor]:
         """The tensors that there are, in order."""
@@ -331,8 +333,8 @@ def parts_of_batch(call: Call, size: int, weight: Tensor) -> list[Block]:
     return [Block(slice(start, end)) for start, end in itertools.pairwise(ends)]
 
 
-_PART = {"cpu": 16 * 2**20, "cuda": 64 * 2**20}
-"""Bytes: half of a large third-level cache; as much as a GPU reads in some tens of microseconds."""
+_PART = {"cpu": 16 * 2**20, "cuda": 512 * 2**20}
+"""Bytes: half of a large third-level cache; on a GPU, where smaller parts never were faster, little of its memory."""
 
 
 def _blocks(x: Tensor) -> Iterator[Block]:

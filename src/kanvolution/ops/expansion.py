@@ -321,7 +321,16 @@ class _Operator:
         return _joined(pieces).contiguous(memory_format=memory_format(call.x))
 
     def _expand(self, call: Call) -> Tensor:
-        return _flat(evaluate(self.family.values, call, self.family._result_size(call)), call)
+        values, size = self.family.values, self.family._result_size(call)
+        if not call.zeros:
+            return _flat(evaluate(values, call, size), call)
+        from kanvolution.ops.triton import evaluate as evaluate_into
+
+        batch, channels, *space = call.x.shape
+        shape = (batch, channels * size + call.zeros, *space)
+        whole = torch.empty(shape, dtype=call.dtype, device=call.x.device, memory_format=memory_format(call.x)).zero_()
+        evaluate_into(values, call, size, whole[:, : channels * size].unflatten(1, (channels, size)))
+        return whole
 
     def _inside(self, call: Call, into: Contraction) -> tuple[Call, Tensor]:
         """The call and the weight, in the call's dtype, in the layout and order that are fastest on x's device.
@@ -330,21 +339,22 @@ class _Operator:
         loops over channels then write and read whole vectors. The order is seen nowhere else.
         """
         weight, groups = into.weight, into.convolution.groups
-        size = self.family._result_size(call)
+        values, size = self.family.values, self.family._result_size(call)
         call = _laid_out(call, size, weight)
         width = call.x.shape[1] // groups
         if call.backend == "triton":
-            from kanvolution.ops.triton import writes_functions_first
+            from kanvolution.ops import triton as kernels
 
-            first = writes_functions_first(self.family.values, call, groups)
-        else:
-            large = call.x.device.type == "cpu" and call.x.numel() * size >= weight.numel()
-            neighbours = call.x.ndim == 2 or memory_format(call.x) != torch.contiguous_format
-            first = large and neighbours and width > 1
-        if not first:
-            return call, weight.to(call.dtype)
-        layout = memory_format(call.x) if call.backend == "triton" else torch.contiguous_format
-        return call._replace(groups=groups), functions_first(weight, width, layout, call.dtype)
+            if kernels.writes_functions_first(values, call, groups):
+                ordered = functions_first(weight, width, memory_format(call.x), call.dtype, kernels.reorder)
+                return call._replace(groups=groups), ordered
+            zeros = kernels.zero_channels(values, call, size, groups)
+            return call._replace(zeros=zeros), _with_zeros(weight, call.dtype, zeros)
+        large = call.x.device.type == "cpu" and call.x.numel() * size >= weight.numel()
+        neighbours = call.x.ndim == 2 or memory_format(call.x) != torch.contiguous_format
+        if large and neighbours and width > 1:
+            return call._replace(groups=groups), functions_first(weight, width, torch.contiguous_format, call.dtype)
+        return call, weight.to(call.dtype)
 
     def _fake_forward(self, *arguments: Any) -> Tensor:
         call, into = self.unpack(arguments)
@@ -426,12 +436,7 @@ class _Operator:
         found = iter([_joined(those) for those in pieces])
         results = []
         if outer[0]:
-            grad_weight, groups = next(found), inside.groups
-            results.append(
-                conform(grad_weight, into.weight)
-                if groups is None
-                else channels_first(grad_weight, call.x.shape[1] // groups, into.weight)
-            )
+            results.append(self._in_order(next(found), inside, into.weight))
         if outer[1]:
             results.append(next(found).to(into.weight.dtype))
         return results + [conform(value, target) for value, target in zip(found, targets, strict=True)]
@@ -443,18 +448,46 @@ class _Operator:
         values, vjp = self.family.values, self.family.gradient
         assert vjp is not None
         size = self.family._result_size(call)
+        channels = call.x.shape[1] * size
+        inner_shape = (call.x.shape[0], *inner_sizes(call.x, size, call.groups), *call.x.shape[2:])
+
+        def of_expansion(grad_expanded: Tensor) -> Tensor:
+            return (grad_expanded[:, :channels] if call.zeros else grad_expanded).view(inner_shape)
+
+        if outer[0] and any(inner) and call.backend == "triton":
+            from kanvolution.ops import triton as kernels
+
+            if kernels.supports(values, call):
+                # In the memory of its gradient, and by the kernel that reads that: there is one of both at a time.
+                shape = (call.x.shape[0], channels + call.zeros, *call.x.shape[2:])
+                like = grad.new_empty(1).expand(shape)  # its sizes alone are needed
+                expanded = into.convolution.gradients(grad, like, into.weight, (True, False, False))[0]
+                assert expanded is not None
+                expanded = expanded.contiguous(memory_format=memory_format(call.x))
+                found = kernels.evaluate_gradients(values, call, of_expansion(expanded), inner, overwrites=True)
+                rest = into.convolution.gradients(grad, expanded, into.weight, (False, *outer))
+                return [g for g in rest if g is not None] + found
         # Without a gradient of the weight, the sizes of the expansion alone are needed.
         expanded = (
             self._expand(call) if outer[0] else _flat(empty_expansion(call.x, size, call.dtype, call.groups), call)
         )
-        found = into.convolution.gradients(grad, expanded, into.weight, (any(inner), *outer))
+        grad_expanded, *rest = into.convolution.gradients(grad, expanded, into.weight, (any(inner), *outer))
         del expanded
-        grad_expanded, grad_weight, grad_bias = found
-        results = [g for g in (grad_weight, grad_bias) if g is not None]
+        results = [g for g in rest if g is not None]
         if grad_expanded is not None:
-            unflattened = grad_expanded.unflatten(1, inner_sizes(call.x, size, call.groups))
-            results += evaluate_gradients(values, vjp, call, unflattened, inner)
+            results += evaluate_gradients(values, vjp, call, of_expansion(grad_expanded), inner)
         return results
+
+    def _in_order(self, grad_weight: Tensor, call: Call, weight: Tensor) -> Tensor:
+        """The gradient of the weight as `_inside` gives it, as that of the weight."""
+        if call.groups is not None:
+            width = call.x.shape[1] // call.groups
+            if call.backend != "triton":
+                return channels_first(grad_weight, width, weight)
+            from kanvolution.ops.triton import reorder
+
+            return channels_first(grad_weight, width, weight, reorder)
+        return conform(grad_weight[:, : weight.shape[1]], weight)
 
     def _fake_backward(self, grad: Tensor, wanted: list[bool], *arguments: Any) -> list[Tensor]:
         call, into = self.unpack(arguments)
@@ -525,6 +558,16 @@ def _check_dtypes(into: Contraction, call: Call) -> None:
 def _at(into: Contraction, dtype: torch.dtype) -> Contraction:
     bias = None if into.bias is None else into.bias.to(dtype)
     return Contraction(into.convolution, into.weight.to(dtype), bias)
+
+
+def _with_zeros(weight: Tensor, dtype: torch.dtype, count: int) -> Tensor:
+    """The weight [O, I, *kernel] in that dtype, with `count` input channels more that weigh nothing."""
+    if not count:
+        return weight.to(dtype)
+    outputs, channels, *kernel = weight.shape
+    whole = torch.zeros((outputs, channels + count, *kernel), dtype=dtype, device=weight.device)
+    whole[:, :channels] = weight
+    return whole.contiguous(memory_format=torch.channels_last)
 
 
 def _laid_out(call: Call, size: int, weight: Tensor) -> Call:

@@ -7,7 +7,8 @@ they run on CPU tensors, slowly: that is how they are tested without a GPU.
 from kanvolution.ops.triton.expand import evaluate, evaluate_gradients
 from kanvolution.ops.triton.families import DEVICE_FAMILIES, Family
 from kanvolution.ops.triton.pointwise import DEVICE_POINTWISE
-from kanvolution.ops.triton.support import CONDITIONS, supports, unmet, writes_functions_first
+from kanvolution.ops.triton.reorder import reorder
+from kanvolution.ops.triton.support import CONDITIONS, supports, unmet, writes_functions_first, zero_channels
 
 __all__ = [
     "CONDITIONS",
@@ -16,7 +17,9 @@ __all__ = [
     "Family",
     "evaluate",
     "evaluate_gradients",
+    "reorder",
     "supports",
     "unmet",
     "writes_functions_first",
+    "zero_channels",
 ]

@@ -28,10 +28,13 @@ from kanvolution.ops.triton.pointwise import DEVICE_POINTWISE
 TILE = 1024
 """Elements of a tile. Eight for each thread: vectors of 16 bytes in 16-bit types."""
 
-TILE_OF_LEARNED = 512
-"""The same with learned tensors: what each channel has of them, and sums for it, take registers too."""
+TILE_OF_CHANNELS = 2048
+"""The same, forward, where each channel has learned tensors of its own: they are read once for all of its positions."""
 
-POSITIONS = 128
+SUMS_OF_TILE = 4096
+"""Elements of a tile times sums for learned tensors, at most: each element has all of them in registers."""
+
+POSITIONS = 256
 """Over at least so many positions a program sums, so that its sums are little beside what it reads."""
 
 
@@ -172,7 +175,8 @@ def chain(
     ENTRIES: tl.constexpr,
     NUMBERS: tl.constexpr,
 ):
-    """From the gradients of a tile's planes to those of the functions' and the base function's input, and the sums.
+    """From the gradients of a tile's planes to those of the functions' and the base function's input, and what is to be
+    summed over positions for learned tensors.
 
     The compiler drops what is not used of it.
     """
@@ -194,7 +198,7 @@ def chain(
                 part += grads[i] * PARTIAL(
                     mapped, PLANES[i], ENTRIES[e * width + 1], ENTRIES[e * width], firsts, seconds, NUMBERS
                 )
-        sums = sums + (tl.sum(part, axis=0)[None, :],)  # noqa: RUF005 (Triton has no star here)
+        sums = sums + (part,)  # noqa: RUF005 (Triton has no star here)
     return total * MAP_SLOPE(value), base_total, sums
 
 
@@ -249,6 +253,7 @@ def expand_backward_kernel(
     WANT_X: tl.constexpr,
     WANT_BASE: tl.constexpr,
     WANT_MIX: tl.constexpr,
+    OVERWRITES: tl.constexpr,
     TURNS: tl.constexpr,
     TILE_P: tl.constexpr,
     TILE_C: tl.constexpr,
@@ -264,7 +269,7 @@ def expand_backward_kernel(
     c = columns.to(tl.int64)
     sums = ()
     for _sum in tl.static_range(SUMS):
-        sums = sums + (tl.zeros((1, TILE_C), tl.float32),)  # noqa: RUF005 (Triton has no star here)
+        sums = sums + (tl.zeros((TILE_P, TILE_C), tl.float32),)  # noqa: RUF005 (Triton has no star here)
     for turn in range(TURNS):
         p = ((part * TURNS + turn) * TILE_P + tl.arange(0, TILE_P))[:, None]
         inside = (p < positions) & (columns < channels)
@@ -297,11 +302,15 @@ def expand_backward_kernel(
             ENTRIES,
             NUMBERS,
         )
+        planes = evaluated(value, seen, firsts, seconds, VALUE, MAP, BASE, PLANES, NUMBERS)
         if WANT_MIX:
-            planes = evaluated(value, seen, firsts, seconds, VALUE, MAP, BASE, PLANES, NUMBERS)
             for r in tl.static_range(RESULTS):
                 for k in tl.static_range(len(PLANES)):
-                    found = found + (tl.sum(received[r] * planes[k], axis=0)[None, :],)  # noqa: RUF005
+                    found = found + (received[r] * planes[k],)  # noqa: RUF005 (Triton has no star here)
+        if OVERWRITES:
+            results = combined(planes, mixes, RESULTS)
+            for i in tl.static_range(len(results)):
+                tl.store(source + i * grad_k, results[i].to(grad.dtype.element_ty), mask=inside)
         added = ()
         for i in tl.static_range(SUMS):
             added = added + (sums[i] + found[i],)  # noqa: RUF005 (Triton has no star here)
@@ -314,7 +323,8 @@ def expand_backward_kernel(
             place = grad_base + n * db_n + c * db_c + s * db_s
             tl.store(place, base_total.to(grad_base.dtype.element_ty), mask=inside)
     for i in tl.static_range(SUMS):
-        tl.store(partials + (part.to(tl.int64) * SUMS + i) * channels + c, sums[i], mask=columns < channels)
+        place = partials + (part.to(tl.int64) * SUMS + i) * channels + c
+        tl.store(place, tl.sum(sums[i], axis=0)[None, :], mask=columns < channels)
 
 
 class Entry(NamedTuple):
@@ -395,10 +405,15 @@ def learned_strides(tensors: tuple[Tensor, ...], x: Tensor) -> tuple[list[Tensor
     return found + [x] * missing, strides + [0] * missing
 
 
-def tile(call: Call, strides: tuple[int, ...]) -> tuple[int, int]:
+def _elements(sums: int) -> int:
+    """The elements of a tile with so many sums."""
+    if not sums:
+        return TILE
+    return min(TILE // 2, max(TILE // 4, triton.next_power_of_2(SUMS_OF_TILE // sums + 1) // 2))
+
+
+def tile(elements: int, channels: int, strides: tuple[int, ...]) -> tuple[int, int]:
     """Positions and channels of a tile, along whichever lies next to each other in memory."""
-    elements = TILE_OF_LEARNED if call.tensors or call.mix is not None else TILE
-    channels = call.x.shape[1]
     if strides[1] == 1 and channels > 1:
         width = min(triton.next_power_of_2(channels), 64, elements)
         return elements // width, width
@@ -423,10 +438,14 @@ def _mix_numbers(call: Call) -> tuple[int, int]:
     return call.mix[0].numel() if call.mix.shape[0] > 1 else 0, call.mix.shape[1]
 
 
-def evaluate(values: Callable[..., Planes], call: Call, size: int) -> Tensor:
-    """The result of a call that `supports` says yes to, as `empty_expansion` is."""
-    out, kernel = empty_expansion(call.x, size, call.dtype, call.groups), expand_kernel
-    launch = remembered((id(kernel), values, size), call, lambda: _forward(kernel, values, call, out))
+def evaluate(values: Callable[..., Planes], call: Call, size: int, out: Tensor | None = None) -> Tensor:
+    """The result of a call that `supports` says yes to: in `out` [N, *inner_sizes, *S], or as `empty_expansion` is."""
+    if out is None:
+        out = empty_expansion(call.x, size, call.dtype, call.groups)
+    result, kernel = out, expand_kernel
+    launch = remembered(
+        (id(kernel), values, out.shape, out.stride()), call, lambda: _forward(kernel, values, call, result)
+    )
     x, base_input = launch.inputs(call.x, call.x if call.base_input is None else call.base_input)
     launch(x, base_input, out, *_learned(call, x))
     return out
@@ -444,7 +463,7 @@ def _forward(kernel: Any, values: Callable[..., Planes], call: Call, out: Tensor
     mix_stride, results = _mix_numbers(call)
     _, learned = learned_strides(call.tensors, x)
     positions, space, channels = x.shape[0] * math.prod(x.shape[2:]), math.prod(x.shape[2:]), x.shape[1]
-    tile_p, tile_c = tile(call, x_strides)
+    tile_p, tile_c = tile(TILE_OF_CHANNELS if any(learned) else TILE, channels, x_strides)
     return Launch(
         kernel,
         triton.cdiv(positions, tile_p) * triton.cdiv(channels, tile_c),
@@ -466,12 +485,18 @@ def _forward(kernel: Any, values: Callable[..., Planes], call: Call, out: Tensor
 
 
 def evaluate_gradients(
-    values: Callable[..., Planes], call: Call, grad: Tensor, wanted: tuple[bool, ...]
+    values: Callable[..., Planes], call: Call, grad: Tensor, wanted: tuple[bool, ...], overwrites: bool = False
 ) -> list[Tensor]:
-    """The gradients of those of `call.differentiable()` that are wanted, of a call that `supports` says yes to."""
+    """The gradients of those of `call.differentiable()` that are wanted, of a call that `supports` says yes to.
+
+    Args:
+        overwrites: whether the result of the call is written in place of its gradient, in the same memory; that must
+            have a single stride over its dimensions of space, as every dense tensor has.
+    """
     kernel, given = expand_backward_kernel, _by_channels(grad, call)
-    key = (id(kernel), values, wanted, given.shape, given.stride(), given.dtype)
-    launch = remembered(key, call, lambda: _backward(kernel, values, call, given, wanted))
+    key = (id(kernel), values, wanted, overwrites, given.shape, given.stride(), given.dtype)
+    launch = remembered(key, call, lambda: _backward(kernel, values, call, given, wanted, overwrites))
+    assert not (overwrites and launch.copies[2])
     x, base_input, grad = launch.inputs(call.x, call.x if call.base_input is None else call.base_input, given)
     want_x, want_base, want_mix, flags = _split(call, wanted)
     grad_x = torch.empty_like(x)
@@ -499,7 +524,12 @@ def _split(call: Call, wanted: tuple[bool, ...]) -> tuple[bool, bool, bool, tupl
 
 
 def _backward(
-    kernel: Any, values: Callable[..., Planes], call: Call, given: Tensor, wanted: tuple[bool, ...]
+    kernel: Any,
+    values: Callable[..., Planes],
+    call: Call,
+    given: Tensor,
+    wanted: tuple[bool, ...],
+    overwrites: bool,
 ) -> Launch:
     family = device_family(values)
     assert family is not None
@@ -516,7 +546,7 @@ def _backward(
     sums = len(entries) + (results * len(planes) if want_mix else 0)
     _, learned = learned_strides(call.tensors, x)
     positions, space, channels = x.shape[0] * math.prod(x.shape[2:]), math.prod(x.shape[2:]), x.shape[1]
-    tile_p, tile_c = tile(call, x_strides)
+    tile_p, tile_c = tile(_elements(sums), channels, x_strides)
     turns = triton.cdiv(POSITIONS, tile_p) if sums else 1
     parts = triton.cdiv(positions, tile_p * turns)
     mapping, base = DEVICE_POINTWISE[call.input_map], DEVICE_POINTWISE[call.base or "identity"]
@@ -544,6 +574,7 @@ def _backward(
             "WANT_X": want_x,
             "WANT_BASE": want_base,
             "WANT_MIX": want_mix,
+            "OVERWRITES": overwrites,
             "TURNS": turns,
             "TILE_P": tile_p,
             "TILE_C": tile_c,

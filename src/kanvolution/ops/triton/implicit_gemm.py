@@ -322,7 +322,7 @@ def data_kernel(
     )
     for i in tl.static_range(len(sums)):
         place = partials + (part.to(tl.int64) * len(sums) + i) * all_channels + seen_c
-        tl.store(place, sums[i], mask=c < channels)
+        tl.store(place, tl.sum(sums[i], axis=0)[None, :], mask=c < channels)
     if WANT_X:
         if not SEPARATE:
             total += base_total
