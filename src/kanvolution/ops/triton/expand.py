@@ -22,7 +22,7 @@ from torch import Tensor
 
 from kanvolution.ops.evaluation import Call, Planes, conform, empty_expansion
 from kanvolution.ops.triton.families import Family, device_family, numbers
-from kanvolution.ops.triton.launch import Launch, remembered
+from kanvolution.ops.triton.launch import Launch, facts, remembered
 from kanvolution.ops.triton.pointwise import DEVICE_POINTWISE
 
 TILE = 1024
@@ -443,9 +443,8 @@ def evaluate(values: Callable[..., Planes], call: Call, size: int, out: Tensor |
     if out is None:
         out = empty_expansion(call.x, size, call.dtype, call.groups)
     result, kernel = out, expand_kernel
-    launch = remembered(
-        (id(kernel), values, out.shape, out.stride()), call, lambda: _forward(kernel, values, call, result)
-    )
+    key = (id(kernel), values, out.shape, out.stride(), *facts(call))
+    launch = remembered(key, lambda: _forward(kernel, values, call, result))
     x, base_input = launch.inputs(call.x, call.x if call.base_input is None else call.base_input)
     launch(x, base_input, out, *_learned(call, x))
     return out
@@ -494,8 +493,8 @@ def evaluate_gradients(
             have a single stride over its dimensions of space, as every dense tensor has.
     """
     kernel, given = expand_backward_kernel, _by_channels(grad, call)
-    key = (id(kernel), values, wanted, overwrites, given.shape, given.stride(), given.dtype)
-    launch = remembered(key, call, lambda: _backward(kernel, values, call, given, wanted, overwrites))
+    key = (id(kernel), values, wanted, overwrites, given.shape, given.stride(), given.dtype, *facts(call))
+    launch = remembered(key, lambda: _backward(kernel, values, call, given, wanted, overwrites))
     assert not (overwrites and launch.copies[2])
     x, base_input, grad = launch.inputs(call.x, call.x if call.base_input is None else call.base_input, given)
     want_x, want_base, want_mix, flags = _split(call, wanted)

@@ -67,15 +67,16 @@ PROGRAMS = 1024
 def takes(direction: str, values: Callable[..., Planes], call: Call, into: Contraction) -> bool:
     """Whether these kernels compute this call in the direction "forward" or "backward"."""
     convolution, threshold = into.convolution, THRESHOLDS[direction]
+    channels, outputs = (size // convolution.groups for size in (call.x.shape[1], into.weight.shape[0]))
+    if channels > threshold.channels or outputs < threshold.outputs:
+        return False
     if len(convolution.stride) != 2 or convolution.transposed or call.mix is not None or not supports(values, call):
         return False
     positions = call.x.shape[0] * math.prod(convolution.output_size(call.x.shape[2:], into.weight.shape[2:]))
     inputs = [call.x] if call.base_input is None else [call.x, call.base_input]
     if any(sum((n - 1) * s for n, s in zip(t.shape[1:], t.stride()[1:], strict=True)) >= 2**31 for t in inputs):
         return False
-    channels, outputs = (size // convolution.groups for size in (call.x.shape[1], into.weight.shape[0]))
-    narrow = channels <= threshold.channels and outputs >= threshold.outputs
-    return narrow and threshold.positions <= positions < 2**31
+    return threshold.positions <= positions < 2**31
 
 
 @triton.jit

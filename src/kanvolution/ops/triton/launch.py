@@ -34,7 +34,7 @@ class Launch:
     programs: int
     numbers: tuple[int, ...]
     constants: dict[str, Any]
-    copies: tuple[bool, ...]
+    copies: tuple[bool, ...] = ()
     partials: tuple[int, ...] = (0,)
     _compiled: Any = None
 
@@ -60,13 +60,17 @@ LAUNCHES: dict[Any, Launch] = {}
 _MOST = 4096
 
 
-def remembered(key: tuple[Any, ...], call: Call, make: Callable[[], Launch]) -> Launch:
-    """What `make` returned for the same key and a call like this one; at first `make()`."""
-    tensors = [(tensor.shape, tensor.stride(), tensor.dtype) for tensor in call.differentiable()]
-    facts = (call.base_input is None, call.mix is None, call.x.device, *call[4:])
-    launch = LAUNCHES.get(full := (*key, *facts, *tensors))
+def remembered(key: tuple[Any, ...], make: Callable[[], Launch]) -> Launch:
+    """What `make()` returned for the same key at first."""
+    launch = LAUNCHES.get(key)
     if launch is None:
         if len(LAUNCHES) == _MOST:
             LAUNCHES.clear()
-        launch = LAUNCHES[full] = make()
+        launch = LAUNCHES[key] = make()
     return launch
+
+
+def facts(call: Call) -> tuple[Any, ...]:
+    """All that a launch depends on of a call, as part of a key."""
+    tensors = [(tensor.shape, tensor.stride(), tensor.dtype) for tensor in call.differentiable()]
+    return (*tensors, call.base_input is None, call.mix is None, call.x.device, *call[4:])

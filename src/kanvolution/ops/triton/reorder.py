@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import math
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from kanvolution.ops.triton.expand import flat_strides
+from kanvolution.ops.triton.launch import Launch, remembered
 
 TILE = 1024
 """Elements of a tile of taps by channels."""
@@ -54,23 +54,23 @@ def reorder_kernel(
 
 def reorder(target: Tensor, source: Tensor) -> Tensor:
     """`target.copy_(source)` for views [O, K, C, *kernel] of weights."""
+    layouts = (source.stride(), source.dtype, target.stride(), target.dtype)
+    launch = remembered((id(reorder_kernel), source.shape, source.device, *layouts), lambda: _launch(target, source))
+    if launch.programs:
+        launch(source, target)
+        return target
+    return target.copy_(source)
+
+
+def _launch(target: Tensor, source: Tensor) -> Launch:
+    """That of the kernel, or one of no programs where the taps have no single stride, or there is nothing."""
     strides = [flat_strides(tensor, 3) for tensor in (source, target)]
-    if strides[0] is None or strides[1] is None or not source.numel():
-        return target.copy_(source)
     outputs, functions, channels, *kernel = source.shape
     taps = math.prod(kernel)
+    if strides[0] is None or strides[1] is None or not source.numel():
+        return Launch(reorder_kernel, 0, (), {})
     tile_t = min(triton.next_power_of_2(taps), 16)
     tile_c = min(triton.next_power_of_2(channels), TILE // tile_t)
-    with torch.cuda.device_of(source):
-        reorder_kernel[(outputs * triton.cdiv(channels, tile_c),)](
-            source,
-            target,
-            channels,
-            taps,
-            *strides[0],
-            *strides[1],
-            FUNCTIONS=functions,
-            TILE_T=tile_t,
-            TILE_C=tile_c,
-        )
-    return target
+    programs = outputs * triton.cdiv(channels, tile_c)
+    numbers = (channels, taps, *strides[0], *strides[1])
+    return Launch(reorder_kernel, programs, numbers, {"FUNCTIONS": functions, "TILE_T": tile_t, "TILE_C": tile_c})
