@@ -38,7 +38,7 @@ def _poisoned_memory_and_small_tiles(monkeypatch: pytest.MonkeyPatch) -> Iterato
     if INTERPRETED:
         monkeypatch.setattr(expand, "TILE", 64)
         monkeypatch.setattr(expand, "TILE_OF_CHANNELS", 64)
-        monkeypatch.setattr(expand, "POSITIONS", 32)
+        monkeypatch.setattr(expand, "PROGRAMS", 3)
     torch.use_deterministic_algorithms(True)
     assert torch.empty(3).isnan().all()
     yield

@@ -104,10 +104,32 @@ class Convolution:
         )
         if grad_weight is not None and self.transposed:
             grad_weight = self._swap(grad_weight)
-        if grad_x is not None and padded is not x:
-            for dim, size in enumerate(x.shape[2:], start=2):
-                grad_x = grad_x.narrow(dim, 0, size)
-        return grad_x, grad_weight, grad_bias
+        return None if grad_x is None else _narrowed(grad_x, x.shape[2:]), grad_weight, grad_bias
+
+    def input_gradient(self, grad: Tensor, weight: Tensor, size: Sequence[int]) -> Tensor:
+        """The gradient of an input [N, I, *size] alone, for which no input is needed."""
+        if not self.stride:
+            one = grad.new_empty(1).expand(grad.shape[0], weight.shape[1] * self.groups)
+            found, _, _ = _linear_gradients(grad, one, weight, self.groups, (True, False, False))
+            assert found is not None
+            return found
+        ndim = len(self.stride)
+        if self.transposed:
+            swapped = self._swap(weight)
+            found = _CONVOLUTIONS[ndim](grad, swapped, None, self.stride, self.padding, self.dilation, self.groups)
+            return _narrowed(found, size)
+        extra = self.extra or (0,) * ndim
+        # What strides leave over at the end sees no output.
+        kernel = weight.shape[2:]
+        reached = [
+            (out - 1) * stride - 2 * padding + dilation * (k - 1) + 1
+            for out, stride, padding, dilation, k in zip(
+                grad.shape[2:], self.stride, self.padding, self.dilation, kernel, strict=True
+            )
+        ]
+        rest = [s + e - r for s, e, r in zip(size, extra, reached, strict=True)]
+        layout = (self.stride, self.padding, rest, self.groups, self.dilation)
+        return _narrowed(_TRANSPOSED[ndim](grad, weight, None, *layout), size)
 
     def _pad(self, x: Tensor) -> Tensor:
         if not any(self.extra):
@@ -117,6 +139,14 @@ class Convolution:
     def _swap(self, weight: Tensor) -> Tensor:
         """From our layout to torch's of a transposed convolution and back: [G*A, B, ...] -> [G*B, A, ...]."""
         return weight.unflatten(0, (self.groups, -1)).transpose(1, 2).flatten(0, 1)
+
+
+def _narrowed(x: Tensor, size: Sequence[int]) -> Tensor:
+    """The first entries of each dimension of space."""
+    for dim, length in enumerate(size, start=2):
+        if x.shape[dim] != length:
+            x = x.narrow(dim, 0, length)
+    return x
 
 
 class Contraction(NamedTuple):
@@ -145,12 +175,12 @@ def functions_first(
     return ordered
 
 
-def channels_first(ordered: Tensor, channels: int, like: Tensor, copy: Copy = Tensor.copy_) -> Tensor:
+def channels_first(ordered: Tensor, channels: int, like: Tensor) -> Tensor:
     """The inverse of `functions_first`, in dtype and layout of `like`."""
     weight = torch.empty_like(like)
     outputs, _, *kernel = weight.shape
     target = weight.view(outputs, channels, -1, *kernel).transpose(1, 2)
-    copy(target, ordered.view(outputs, -1, channels, *kernel))
+    target.copy_(ordered.view(outputs, -1, channels, *kernel))
     return weight
 
 

@@ -346,7 +346,8 @@ class _Operator:
             from kanvolution.ops import triton as kernels
 
             if kernels.writes_functions_first(values, call, groups):
-                ordered = functions_first(weight, width, memory_format(call.x), call.dtype, kernels.reorder)
+                copy = kernels.reorder if weight.is_contiguous() else Tensor.copy_
+                ordered = functions_first(weight, width, memory_format(call.x), call.dtype, copy)
                 return call._replace(groups=groups), ordered
             zeros = kernels.zero_channels(values, call, size, groups)
             return call._replace(zeros=zeros), _with_zeros(weight, call.dtype, zeros)
@@ -459,10 +460,7 @@ class _Operator:
 
             if kernels.supports(values, call):
                 # In the memory of its gradient, and by the kernel that reads that: there is one of both at a time.
-                shape = (call.x.shape[0], channels + call.zeros, *call.x.shape[2:])
-                like = grad.new_empty(1).expand(shape)  # its sizes alone are needed
-                expanded = into.convolution.gradients(grad, like, into.weight, (True, False, False))[0]
-                assert expanded is not None
+                expanded = into.convolution.input_gradient(grad, into.weight, call.x.shape[2:])
                 expanded = expanded.contiguous(memory_format=memory_format(call.x))
                 found = kernels.evaluate_gradients(values, call, of_expansion(expanded), inner, overwrites=True)
                 rest = into.convolution.gradients(grad, expanded, into.weight, (False, *outer))
@@ -481,12 +479,7 @@ class _Operator:
     def _in_order(self, grad_weight: Tensor, call: Call, weight: Tensor) -> Tensor:
         """The gradient of the weight as `_inside` gives it, as that of the weight."""
         if call.groups is not None:
-            width = call.x.shape[1] // call.groups
-            if call.backend != "triton":
-                return channels_first(grad_weight, width, weight)
-            from kanvolution.ops.triton import reorder
-
-            return channels_first(grad_weight, width, weight, reorder)
+            return channels_first(grad_weight, call.x.shape[1] // call.groups, weight)
         return conform(grad_weight[:, : weight.shape[1]], weight)
 
     def _fake_backward(self, grad: Tensor, wanted: list[bool], *arguments: Any) -> list[Tensor]:

@@ -34,8 +34,8 @@ TILE_OF_CHANNELS = 2048
 SUMS_OF_TILE = 4096
 """Elements of a tile times sums for learned tensors, at most: each element has all of them in registers."""
 
-POSITIONS = 256
-"""Over at least so many positions a program sums, so that its sums are little beside what it reads."""
+PROGRAMS = 2048
+"""Among so many programs sums over positions are divided, at most; enough to fill a GPU."""
 
 
 @triton.jit
@@ -90,12 +90,16 @@ def distributed(grads, mix, RESULTS: tl.constexpr, COUNT: tl.constexpr):
 
 
 @triton.jit
-def entries(pointer, own, stride, SHARED: tl.constexpr):
-    """Where each channel's entries of a learned tensor are; one place, read once, where all channels share them."""
-    if SHARED:
-        return pointer
-    else:
-        return pointer + own * stride
+def entries(pointer, c, there, step, channel_step, COUNT: tl.constexpr, SHARED: tl.constexpr):
+    """The COUNT entries of a learned tensor for channels c that are there; single numbers where all share them."""
+    found = ()
+    for k in tl.static_range(COUNT):
+        if SHARED:
+            value = tl.load(pointer + k * step)
+        else:
+            value = tl.load(pointer + k * step + c * channel_step, mask=there, other=1.0)  # scales are divided by
+        found = found + (value.to(tl.float32),)  # noqa: RUF005 (Triton has no star here)
+    return found
 
 
 @triton.jit
@@ -120,7 +124,9 @@ def expand_kernel(
     out_k,
     out_s,
     mix_c,
+    first_k,
     first_c,
+    second_k,
     second_c,
     VALUE: tl.constexpr,
     MAP: tl.constexpr,
@@ -129,6 +135,7 @@ def expand_kernel(
     RESULTS: tl.constexpr,
     NUMBERS: tl.constexpr,
     SEPARATE: tl.constexpr,
+    COUNTS: tl.constexpr,
     SHARED: tl.constexpr,
     TILE_P: tl.constexpr,
     TILE_C: tl.constexpr,
@@ -137,6 +144,8 @@ def expand_kernel(
     p = (tl.program_id(0) // across * TILE_P + tl.arange(0, TILE_P))[:, None]
     c = tl.program_id(0) % across * TILE_C + tl.arange(0, TILE_C)
     own = tl.minimum(c, channels - 1)  # for what is read without a mask
+    firsts = entries(first, c, c < channels, first_k, first_c, COUNTS[0], SHARED)
+    seconds = entries(second, c, c < channels, second_k, second_c, COUNTS[1], SHARED)
     c = c[None, :]
     inside = (p < positions) & (c < channels)
     # Offsets have 64 bits: E has more than 2^31 elements where x has not.
@@ -148,8 +157,6 @@ def expand_kernel(
         seen = tl.load(base_input + n * base_n + c * base_c + s * base_s, mask=inside, other=0.0).to(tl.float32)
     else:
         seen = value
-    firsts = entries(first, own, first_c, SHARED)
-    seconds = entries(second, own, second_c, SHARED)
     planes = evaluated(value, seen, firsts, seconds, VALUE, MAP, BASE, PLANES, NUMBERS)
     results = combined(planes, mix + own * mix_c, RESULTS)
     # All stores come last: loads on either side of one are not recognised as the same.
@@ -233,8 +240,12 @@ def expand_backward_kernel(
     db_c,
     db_s,
     mix_c,
+    first_k,
     first_c,
+    second_k,
     second_c,
+    parts,
+    turns,
     VALUE: tl.constexpr,
     SLOPE: tl.constexpr,
     PARTIAL: tl.constexpr,
@@ -249,12 +260,12 @@ def expand_backward_kernel(
     SUMS: tl.constexpr,
     NUMBERS: tl.constexpr,
     SEPARATE: tl.constexpr,
+    COUNTS: tl.constexpr,
     SHARED: tl.constexpr,
     WANT_X: tl.constexpr,
     WANT_BASE: tl.constexpr,
     WANT_MIX: tl.constexpr,
     OVERWRITES: tl.constexpr,
-    TURNS: tl.constexpr,
     TILE_P: tl.constexpr,
     TILE_C: tl.constexpr,
 ):
@@ -262,16 +273,18 @@ def expand_backward_kernel(
     part = tl.program_id(0) // across
     columns = tl.program_id(0) % across * TILE_C + tl.arange(0, TILE_C)
     own = tl.minimum(columns, channels - 1)
+    firsts = entries(first, columns, columns < channels, first_k, first_c, COUNTS[0], SHARED)
+    seconds = entries(second, columns, columns < channels, second_k, second_c, COUNTS[1], SHARED)
     columns = columns[None, :]
-    firsts = entries(first, own, first_c, SHARED)
-    seconds = entries(second, own, second_c, SHARED)
     mixes = mix + own * mix_c
     c = columns.to(tl.int64)
     sums = ()
     for _sum in tl.static_range(SUMS):
         sums = sums + (tl.zeros((TILE_P, TILE_C), tl.float32),)  # noqa: RUF005 (Triton has no star here)
-    for turn in range(TURNS):
-        p = ((part * TURNS + turn) * TILE_P + tl.arange(0, TILE_P))[:, None]
+    # Learned tensors are read before: stores to other places might be to theirs, for all that the compiler knows.
+    for turn in range(turns):
+        # All programs go through memory side by side.
+        p = ((turn * parts + part) * TILE_P + tl.arange(0, TILE_P))[:, None]
         inside = (p < positions) & (columns < channels)
         n = (p // space).to(tl.int64)
         s = (p % space).to(tl.int64)
@@ -397,12 +410,32 @@ def flat(tensor: Tensor, space: int) -> tuple[Tensor, tuple[int, ...]]:
     return tensor, strides
 
 
-def learned_strides(tensors: tuple[Tensor, ...], x: Tensor) -> tuple[list[Tensor], list[int]]:
-    """Two learned tensors (x in place of what is not there) and their strides over the channels."""
-    found = [tensor.contiguous() for tensor in tensors]
-    strides = [tensor.stride(0) if tensor.ndim == 2 else 0 for tensor in found]
-    missing = 2 - len(found)
-    return found + [x] * missing, strides + [0] * missing
+def learned(tensors: tuple[Tensor, ...], x: Tensor) -> list[Tensor]:
+    """Two learned tensors for a kernel (x in place of what is not there): entries before channels, which lie side by
+    side then.
+    """
+    found = [tensor.t().contiguous() if tensor.ndim == 2 else tensor.contiguous() for tensor in tensors]
+    return found + [x] * (2 - len(found))
+
+
+class LearnedNumbers(NamedTuple):
+    """Of `learned`: strides over entries and channels of both, how many entries they have, whether no channel has own
+    ones.
+    """
+
+    strides: tuple[int, int, int, int]
+    counts: tuple[int, int]
+    shared: bool
+
+
+def learned_numbers(tensors: tuple[Tensor, ...]) -> LearnedNumbers:
+    """What a kernel has to know of learned tensors [entries] or [channels, entries]."""
+    strides, counts = [], [tensor.shape[-1] for tensor in tensors]
+    for tensor in tensors:
+        strides += [tensor.shape[0], 1] if tensor.ndim == 2 and tensor.shape[0] > 1 else [1, 0]
+    rest = 2 - len(tensors)
+    steps = (*strides, *(0, 0) * rest)
+    return LearnedNumbers(steps, (*counts, *(0,) * rest), not any(steps[1::2]))
 
 
 def _elements(sums: int) -> int:
@@ -427,8 +460,7 @@ def _by_channels(expanded: Tensor, call: Call) -> Tensor:
 
 def _learned(call: Call, x: Tensor) -> list[Tensor]:
     """The combinations and two learned tensors; x in place of what is not there."""
-    given = [x if call.mix is None else call.mix.contiguous(), *(tensor.contiguous() for tensor in call.tensors)]
-    return given + [x] * (3 - len(given))
+    return [x if call.mix is None else call.mix.contiguous(), *learned(call.tensors, x)]
 
 
 def _mix_numbers(call: Call) -> tuple[int, int]:
@@ -460,13 +492,13 @@ def _forward(kernel: Any, values: Callable[..., Planes], call: Call, out: Tensor
     out_strides = flat_strides(by_channels, 3)
     assert out_strides is not None
     mix_stride, results = _mix_numbers(call)
-    _, learned = learned_strides(call.tensors, x)
+    own = learned_numbers(call.tensors)
     positions, space, channels = x.shape[0] * math.prod(x.shape[2:]), math.prod(x.shape[2:]), x.shape[1]
-    tile_p, tile_c = tile(TILE_OF_CHANNELS if any(learned) else TILE, channels, x_strides)
+    tile_p, tile_c = tile(TILE if own.shared else TILE_OF_CHANNELS, channels, x_strides)
     return Launch(
         kernel,
         triton.cdiv(positions, tile_p) * triton.cdiv(channels, tile_c),
-        (positions, space, channels, *x_strides, *seen_strides, *out_strides, mix_stride, *learned),
+        (positions, space, channels, *x_strides, *seen_strides, *out_strides, mix_stride, *own.strides),
         {
             "VALUE": family.value,
             "MAP": DEVICE_POINTWISE[call.input_map].value,
@@ -475,7 +507,8 @@ def _forward(kernel: Any, values: Callable[..., Planes], call: Call, out: Tensor
             "RESULTS": results,
             "NUMBERS": numbers(call.scalars),
             "SEPARATE": call.base_input is not None,
-            "SHARED": not any(learned),
+            "COUNTS": own.counts,
+            "SHARED": own.shared,
             "TILE_P": tile_p,
             "TILE_C": tile_c,
         },
@@ -507,11 +540,11 @@ def evaluate_gradients(
         found.append(grad_x if x is call.x else conform(grad_x, call.x))
     if want_base and call.base_input is not None:
         found.append(grad_base if base_input is call.base_input else conform(grad_base, call.base_input))
-    learned = [tensor for tensor, want in zip(call.tensors, flags, strict=True) if want]
+    targets = [tensor for tensor, want in zip(call.tensors, flags, strict=True) if want]
     if want_mix and call.mix is not None:
-        *of_tensors, of_mix = collected(partials, [*learned, call.mix])
+        *of_tensors, of_mix = collected(partials, [*targets, call.mix])
         return [*found, of_mix, *of_tensors]
-    return found + collected(partials, learned)
+    return found + collected(partials, targets)
 
 
 def _split(call: Call, wanted: tuple[bool, ...]) -> tuple[bool, bool, bool, tuple[bool, ...]]:
@@ -543,17 +576,17 @@ def _backward(
     entries = entries_of(family, planes, call.tensors, flags)
     mix_stride, results = _mix_numbers(call)
     sums = len(entries) + (results * len(planes) if want_mix else 0)
-    _, learned = learned_strides(call.tensors, x)
+    own = learned_numbers(call.tensors)
     positions, space, channels = x.shape[0] * math.prod(x.shape[2:]), math.prod(x.shape[2:]), x.shape[1]
     tile_p, tile_c = tile(_elements(sums), channels, x_strides)
-    turns = triton.cdiv(POSITIONS, tile_p) if sums else 1
-    parts = triton.cdiv(positions, tile_p * turns)
+    tiles, across = triton.cdiv(positions, tile_p), triton.cdiv(channels, tile_c)
+    parts = min(tiles, max(1, PROGRAMS // across)) if sums else tiles
     mapping, base = DEVICE_POINTWISE[call.input_map], DEVICE_POINTWISE[call.base or "identity"]
     strides = (*grad_strides, *x_strides, *seen_strides, *dx_strides, *db_strides)
     return Launch(
         kernel,
-        parts * triton.cdiv(channels, tile_c),
-        (positions, space, channels, *strides, mix_stride, *learned),
+        parts * across,
+        (positions, space, channels, *strides, mix_stride, *own.strides, parts, triton.cdiv(tiles, parts)),
         {
             "VALUE": family.value,
             "SLOPE": family.slope,
@@ -569,12 +602,12 @@ def _backward(
             "SUMS": sums,
             "NUMBERS": numbers(call.scalars),
             "SEPARATE": call.base_input is not None,
-            "SHARED": not any(learned),
+            "COUNTS": own.counts,
+            "SHARED": own.shared,
             "WANT_X": want_x,
             "WANT_BASE": want_base,
             "WANT_MIX": want_mix,
             "OVERWRITES": overwrites,
-            "TURNS": turns,
             "TILE_P": tile_p,
             "TILE_C": tile_c,
         },

@@ -3,8 +3,8 @@
 Each function is written for one k, a constant of the compilation: `value(u, k, first, second, S)` is B_k(u). A
 recurrence runs up to k. A kernel that needs all k calls it for each; the compiler finds the common steps and computes
 them once.
-`first` and `second` point to the learned tensors' entries of the channel, S is the tuple of the family's numbers.
-All is in float32.
+`first` and `second` are the tuples of the learned tensors' entries for the channel, S that of the family's numbers. All
+is in float32.
 """
 
 # Bodies of device functions are Triton's language, which has other types.
@@ -140,7 +140,7 @@ def _gram(u, k: tl.constexpr, beta):
     for i in tl.static_range(k):
         following = u * value
         if i > 0:
-            following -= tl.load(beta + i).to(tl.float32) * before
+            following -= beta[i] * before
         before = value
         value = following
     return value
@@ -154,7 +154,7 @@ def _gram_slope(u, k: tl.constexpr, beta):
     for i in tl.static_range(k):
         following = _gram(u, i, beta) + u * slope
         if i > 0:
-            following -= tl.load(beta + i).to(tl.float32) * before
+            following -= beta[i] * before
         before = slope
         slope = following
     return slope
@@ -183,7 +183,7 @@ def gram_partial(u, k: tl.constexpr, j: tl.constexpr, which: tl.constexpr, first
     before = zeros(u)
     slope = -_gram(u, j - 1, first)
     for i in tl.static_range(j + 1, k):
-        following = u * slope - tl.load(first + i).to(tl.float32) * before
+        following = u * slope - first[i] * before
         before = slope
         slope = following
     return _silu_slope(_gram(u, k, first)) * slope
@@ -193,19 +193,29 @@ def gram_partial(u, k: tl.constexpr, j: tl.constexpr, which: tl.constexpr, first
 
 
 @triton.jit
+def _harmonic(u, n: tl.constexpr):
+    """sin(n u) and cos(n u), by the sums of angles: sines that have to be right for any u take many steps each."""
+    sine = tl.sin(u)
+    cosine = tl.cos(u)
+    s = sine
+    c = cosine
+    for _ in tl.static_range(n - 1):
+        following = s * cosine + c * sine
+        c = c * cosine - s * sine
+        s = following
+    return s, c
+
+
+@triton.jit
 def fourier_value(u, k: tl.constexpr, first, second, S: tl.constexpr):
-    if k % 2 == 0:
-        return tl.sin((k // 2 + 1) * u)
-    else:
-        return tl.cos((k // 2 + 1) * u)
+    s, c = _harmonic(u, k // 2 + 1)
+    return s if k % 2 == 0 else c
 
 
 @triton.jit
 def fourier_slope(u, k: tl.constexpr, first, second, S: tl.constexpr):
-    if k % 2 == 0:
-        return (k // 2 + 1) * tl.cos((k // 2 + 1) * u)
-    else:
-        return -(k // 2 + 1) * tl.sin((k // 2 + 1) * u)
+    s, c = _harmonic(u, k // 2 + 1)
+    return (k // 2 + 1) * c if k % 2 == 0 else -(k // 2 + 1) * s
 
 
 @triton.jit
@@ -228,14 +238,23 @@ def _cardinal(u, order: tl.constexpr):
 
 
 @triton.jit
-def _position(u, k: tl.constexpr, S: tl.constexpr):
-    """(u - low) / h + order - k with S = (grid_size, order, low, high)."""
-    return (u - S[2]) * (S[0] / (S[3] - S[2])) + (S[1] - k)
+def _piece(u, S: tl.constexpr):
+    """In which interval u is, counted from the first function's left end, and where in it; S = (grid_size, order, low,
+    high).
+    """
+    at = (u - S[2]) * (S[0] / (S[3] - S[2])) + S[1]
+    interval = tl.floor(at)
+    return interval, at - interval
 
 
 @triton.jit
 def spline_value(u, k: tl.constexpr, first, second, S: tl.constexpr):
-    return _cardinal(_position(u, k, S), S[1])
+    """Function k begins in interval k. The pieces M_p(t + j) are the same for all of them."""
+    interval, t = _piece(u, S)
+    total = zeros(u)
+    for j in tl.static_range(S[1] + 1):
+        total = tl.where(interval == k + j, _cardinal(t + j, S[1]), total)
+    return total
 
 
 @triton.jit
@@ -243,19 +262,27 @@ def spline_slope(u, k: tl.constexpr, first, second, S: tl.constexpr):
     if S[1] == 0:
         return zeros(u)
     else:
-        at = _position(u, k, S)
-        return (_cardinal(at, S[1] - 1) - _cardinal(at - 1.0, S[1] - 1)) * (S[0] / (S[3] - S[2]))
+        interval, t = _piece(u, S)
+        total = zeros(u)
+        for j in tl.static_range(S[1] + 1):
+            slope = zeros(u)
+            if j < S[1]:
+                slope = _cardinal(t + j, S[1] - 1)
+            if j > 0:
+                slope -= _cardinal(t + (j - 1), S[1] - 1)
+            total = tl.where(interval == k + j, slope * (S[0] / (S[3] - S[2])), total)
+        return total
 
 
 @triton.jit
 def rbf_value(u, k: tl.constexpr, first, second, S: tl.constexpr):
-    at = (u - tl.load(first + k).to(tl.float32)) / S[0]
+    at = (u - first[k]) / S[0]
     return tl.exp(-at * at)
 
 
 @triton.jit
 def rbf_slope(u, k: tl.constexpr, first, second, S: tl.constexpr):
-    at = (u - tl.load(first + k).to(tl.float32)) / S[0]
+    at = (u - first[k]) / S[0]
     return (-2.0 / S[0]) * at * tl.exp(-at * at)
 
 
@@ -266,16 +293,16 @@ def rbf_partial(u, k: tl.constexpr, j: tl.constexpr, which: tl.constexpr, first,
 
 @triton.jit
 def relu_bumps_value(u, k: tl.constexpr, first, second, S: tl.constexpr):
-    left = tl.maximum(u - tl.load(first + k).to(tl.float32), 0.0)
-    right = tl.maximum(tl.load(second + k).to(tl.float32) - u, 0.0)
+    left = tl.maximum(u - first[k], 0.0)
+    right = tl.maximum(second[k] - u, 0.0)
     root = left * right * (4.0 / (S[0] * S[0]))
     return root * root
 
 
 @triton.jit
 def relu_bumps_partial(u, k: tl.constexpr, j: tl.constexpr, which: tl.constexpr, first, second, S: tl.constexpr):
-    left = tl.maximum(u - tl.load(first + k).to(tl.float32), 0.0)
-    right = tl.maximum(tl.load(second + k).to(tl.float32) - u, 0.0)
+    left = tl.maximum(u - first[k], 0.0)
+    right = tl.maximum(second[k] - u, 0.0)
     common = (32.0 / (S[0] * S[0] * S[0] * S[0])) * left * right
     if which == 0:
         return -common * right
@@ -387,13 +414,13 @@ def psi_slope(u, kind: tl.constexpr):
 @triton.jit
 def wavelet_value(u, k: tl.constexpr, first, second, S: tl.constexpr):
     """First and second are scale and translation."""
-    return psi((u - tl.load(second + k).to(tl.float32)) / tl.load(first + k).to(tl.float32), S[0])
+    return psi((u - second[k]) / first[k], S[0])
 
 
 @triton.jit
 def wavelet_slope(u, k: tl.constexpr, first, second, S: tl.constexpr):
-    scale = tl.load(first + k).to(tl.float32)
-    return psi_slope((u - tl.load(second + k).to(tl.float32)) / scale, S[0]) / scale
+    scale = first[k]
+    return psi_slope((u - second[k]) / scale, S[0]) / scale
 
 
 @triton.jit
@@ -402,7 +429,7 @@ def wavelet_partial(u, k: tl.constexpr, j: tl.constexpr, which: tl.constexpr, fi
     if which == 1:
         return slope
     else:
-        return slope * (u - tl.load(second + k).to(tl.float32)) / tl.load(first + k).to(tl.float32)
+        return slope * (u - second[k]) / first[k]
 
 
 @triton.jit

@@ -9,7 +9,8 @@ weight:
     backward, weight dW[o, q, k] = sum_m dy[m, o] B_k(x[m, q]), over a part of the rows each, added up by PyTorch
 
 A value of x is evaluated once for each tap (and block of outputs) instead of once: that pays where E would be large
-beside x and the product is narrow, which is many positions and few channels.
+beside x and the product is narrow, which is many positions and few channels. All q are in one tile, so that a program
+reads weights once for many tiles of positions.
 """
 
 # Bodies of device functions are Triton's language, which has other types.
@@ -30,7 +31,17 @@ from torch import Tensor
 from kanvolution.ops.backends import INTERPRETS_TRITON
 from kanvolution.ops.convolution import Contraction, Convolution
 from kanvolution.ops.evaluation import Call, Planes, conform, memory_format
-from kanvolution.ops.triton.expand import chain, collected, entries_of, flat, learned_strides, numbers_of, planes_of
+from kanvolution.ops.triton.expand import (
+    chain,
+    collected,
+    entries,
+    entries_of,
+    flat,
+    learned,
+    learned_numbers,
+    numbers_of,
+    planes_of,
+)
 from kanvolution.ops.triton.families import device_family, numbers
 from kanvolution.ops.triton.pointwise import DEVICE_POINTWISE
 from kanvolution.ops.triton.support import supports
@@ -57,18 +68,25 @@ THRESHOLDS: dict[str, Threshold] = {
 }
 """By direction. Not yet chosen by measurement: first layers of networks for images and nothing else."""
 
-ROWS = 64
-"""Positions of a tile; not yet chosen by measurement."""
+ROWS = 128
+"""Positions of a tile."""
+
+MOST_Q = 64
+"""Channels of a group times taps, at most."""
 
 PROGRAMS = 1024
-"""Among so many programs, about, the gradient of the weight is divided; several for each processor of a GPU."""
+"""Among so many programs, about, tiles of positions are divided; several for each processor of a GPU."""
 
 
 def takes(direction: str, values: Callable[..., Planes], call: Call, into: Contraction) -> bool:
     """Whether these kernels compute this call in the direction "forward" or "backward"."""
     convolution, threshold = into.convolution, THRESHOLDS[direction]
     channels, outputs = (size // convolution.groups for size in (call.x.shape[1], into.weight.shape[0]))
-    if channels > threshold.channels or outputs < threshold.outputs:
+    if (
+        channels > threshold.channels
+        or outputs < threshold.outputs
+        or channels * math.prod(into.weight.shape[2:]) > MOST_Q
+    ):
         return False
     if len(convolution.stride) != 2 or convolution.transposed or call.mix is not None or not supports(values, call):
         return False
@@ -137,8 +155,12 @@ def forward_kernel(
     y_h,
     y_w,
     weight_o,
+    first_k,
     first_c,
+    second_k,
     second_c,
+    parts,
+    turns,
     VALUE: tl.constexpr,
     MAP: tl.constexpr,
     BASE: tl.constexpr,
@@ -147,6 +169,8 @@ def forward_kernel(
     GEOMETRY: tl.constexpr,
     BIASED: tl.constexpr,
     SEPARATE: tl.constexpr,
+    COUNTS: tl.constexpr,
+    SHARED: tl.constexpr,
     OPERAND: tl.constexpr,
     PRECISION: tl.constexpr,
     TILE_M: tl.constexpr,
@@ -155,24 +179,31 @@ def forward_kernel(
 ):
     tiles = tl.cdiv(outputs, TILE_O)
     across = groups * tiles
-    m = (tl.program_id(0) // across * TILE_M + tl.arange(0, TILE_M))[:, None]
+    part = tl.program_id(0) // across
     o = (tl.program_id(0) % tiles * TILE_O + tl.arange(0, TILE_O))[None, :]
     group = tl.program_id(0) % across // tiles
     taps = GEOMETRY[0] * GEOMETRY[1]
     output = (group * outputs + o).to(tl.int64)
-    total = tl.zeros((TILE_M, TILE_O), tl.float32)
-    for start in range(0, channels * taps, TILE_Q):
-        q = start + tl.arange(0, TILE_Q)
-        c = q // taps
-        t = q % taps
-        own = group * channels + tl.minimum(c, channels - 1)
-        there = (c < channels)[None, :]
+    q = tl.arange(0, TILE_Q)
+    c = q // taps
+    t = q % taps
+    own = group * channels + tl.minimum(c, channels - 1)
+    there = (c < channels)[None, :]
+    firsts = entries(first, own, own < groups * channels, first_k, first_c, COUNTS[0], SHARED)
+    seconds = entries(second, own, own < groups * channels, second_k, second_c, COUNTS[1], SHARED)
+    w_place = weight + output * weight_o + (c * (len(PLANES) * taps) + t)[:, None]
+    w_there = (c < channels)[:, None] & (o < outputs)
+    rights = ()
+    for i in tl.static_range(len(PLANES)):
+        right = tl.load(w_place + i * taps, mask=w_there, other=0.0).to(OPERAND)
+        rights = rights + (right,)  # noqa: RUF005 (Triton has no star here)
+    for turn in range(turns):
+        m = ((turn * parts + part) * TILE_M + tl.arange(0, TILE_M))[:, None]
         value, inside = gathered(
             x, m, own[None, :], t[None, :], rows, out_w, out_hw, height, width, x_n, x_c, x_h, x_w, there, GEOMETRY
         )
         mapped = MAP(value)
-        w_place = weight + output * weight_o + (c * (len(PLANES) * taps) + t)[:, None]
-        w_there = (c < channels)[:, None] & (o < outputs)
+        total = tl.zeros((TILE_M, TILE_O), tl.float32)
         for i in tl.static_range(len(PLANES)):
             if PLANES[i] < 0 and not SEPARATE:
                 plane = BASE(value)
@@ -196,15 +227,14 @@ def forward_kernel(
                 )
                 plane = BASE(seen)
             else:
-                plane = VALUE(mapped, PLANES[i], first + own * first_c, second + own * second_c, NUMBERS)
+                plane = VALUE(mapped, PLANES[i], firsts, seconds, NUMBERS)
             left = tl.where(inside, plane, 0.0).to(OPERAND)
-            right = tl.load(w_place + i * taps, mask=w_there, other=0.0).to(OPERAND)
-            total = tl.dot(left, right, total, input_precision=PRECISION)
-    if BIASED:
-        total += tl.load(bias + output, mask=o < outputs, other=0.0).to(tl.float32)
-    place = y + (m // out_hw).to(tl.int64) * y_n + output * y_c
-    place += ((m % out_hw) // out_w).to(tl.int64) * y_h + (m % out_w).to(tl.int64) * y_w
-    tl.store(place, total.to(y.dtype.element_ty), mask=(m < rows) & (o < outputs))
+            total = tl.dot(left, rights[i], total, input_precision=PRECISION)
+        if BIASED:
+            total += tl.load(bias + output, mask=o < outputs, other=0.0).to(tl.float32)
+        place = y + (m // out_hw).to(tl.int64) * y_n + output * y_c
+        place += ((m % out_hw) // out_w).to(tl.int64) * y_h + (m % out_w).to(tl.int64) * y_w
+        tl.store(place, total.to(y.dtype.element_ty), mask=(m < rows) & (o < outputs))
 
 
 @triton.jit
@@ -242,8 +272,13 @@ def data_kernel(
     db_n,
     db_c,
     db_s,
+    weight_t,
+    weight_k,
     weight_o,
+    weight_c,
+    first_k,
     first_c,
+    second_k,
     second_c,
     SLOPE: tl.constexpr,
     PARTIAL: tl.constexpr,
@@ -256,6 +291,8 @@ def data_kernel(
     NUMBERS: tl.constexpr,
     GEOMETRY: tl.constexpr,
     SEPARATE: tl.constexpr,
+    COUNTS: tl.constexpr,
+    SHARED: tl.constexpr,
     WANT_X: tl.constexpr,
     WANT_BASE: tl.constexpr,
     OPERAND: tl.constexpr,
@@ -289,11 +326,11 @@ def data_kernel(
             output = (group * outputs + o).to(tl.int64)
             place = grad + n * grad_n + output[None, :] * grad_c + h * grad_h + w * grad_w
             dy = tl.load(place, mask=reached & (o < outputs)[None, :], other=0.0).to(OPERAND)
-            w_place = weight + output[:, None] * weight_o + c * (len(PLANES) * taps) + t
+            w_place = weight + output[:, None] * weight_o + c * weight_c + t * weight_t
             w_there = (o < outputs)[:, None] & (c < channels)
             added = ()
             for i in tl.static_range(len(PLANES)):
-                right = tl.load(w_place + i * taps, mask=w_there, other=0.0).to(OPERAND)
+                right = tl.load(w_place + i * weight_k, mask=w_there, other=0.0).to(OPERAND)
                 added = added + (tl.dot(dy, right, grads[i], input_precision=PRECISION),)  # noqa: RUF005
             grads = added
     inside = (m < rows) & (c < channels)
@@ -309,8 +346,8 @@ def data_kernel(
         grads,
         value,
         seen,
-        first + own * first_c,
-        second + own * second_c,
+        entries(first, own, own < all_channels, first_k, first_c, COUNTS[0], SHARED),
+        entries(second, own, own < all_channels, second_k, second_c, COUNTS[1], SHARED),
         SLOPE,
         PARTIAL,
         MAP,
@@ -364,7 +401,9 @@ def weight_kernel(
     base_h,
     base_w,
     weight_o,
+    first_k,
     first_c,
+    second_k,
     second_c,
     VALUE: tl.constexpr,
     MAP: tl.constexpr,
@@ -373,6 +412,8 @@ def weight_kernel(
     NUMBERS: tl.constexpr,
     GEOMETRY: tl.constexpr,
     SEPARATE: tl.constexpr,
+    COUNTS: tl.constexpr,
+    SHARED: tl.constexpr,
     OPERAND: tl.constexpr,
     PRECISION: tl.constexpr,
     TILE_M: tl.constexpr,
@@ -380,19 +421,20 @@ def weight_kernel(
     TILE_O: tl.constexpr,
 ):
     taps = GEOMETRY[0] * GEOMETRY[1]
-    tiles_q = tl.cdiv(channels * taps, TILE_Q)
-    tiles_o = tl.cdiv(outputs, TILE_O)
-    across = groups * tiles_q * tiles_o
+    tiles = tl.cdiv(outputs, TILE_O)
+    across = groups * tiles
     column = tl.program_id(0) % across
     part = tl.program_id(0) // across
-    q = column % tiles_q * TILE_Q + tl.arange(0, TILE_Q)
-    o = (column // tiles_q % tiles_o * TILE_O + tl.arange(0, TILE_O))[None, :]
-    group = column // tiles_q // tiles_o
+    q = tl.arange(0, TILE_Q)
+    o = (column % tiles * TILE_O + tl.arange(0, TILE_O))[None, :]
+    group = column // tiles
     c = q // taps
     t = q % taps
     own = group * channels + tl.minimum(c, channels - 1)
     there = (c < channels)[None, :]
     output = (group * outputs + o).to(tl.int64)
+    firsts = entries(first, own, own < groups * channels, first_k, first_c, COUNTS[0], SHARED)
+    seconds = entries(second, own, own < groups * channels, second_k, second_c, COUNTS[1], SHARED)
     sums = ()
     for _function in tl.static_range(len(PLANES)):
         sums = sums + (tl.zeros((TILE_Q, TILE_O), tl.float32),)  # noqa: RUF005 (Triton has no star here)
@@ -435,7 +477,7 @@ def weight_kernel(
                 )
                 plane = BASE(seen)
             else:
-                plane = VALUE(mapped, PLANES[i], first + own * first_c, second + own * second_c, NUMBERS)
+                plane = VALUE(mapped, PLANES[i], firsts, seconds, NUMBERS)
             left = tl.trans(tl.where(inside, plane, 0.0).to(OPERAND))
             added = added + (tl.dot(left, dy, sums[i], input_precision=PRECISION),)  # noqa: RUF005
         sums = added
@@ -473,11 +515,13 @@ def convolve(values: Callable[..., Planes], call: Call, into: Contraction, size:
     y = torch.empty(
         (batch, all_outputs, out_h, out_w), dtype=call.dtype, device=x.device, memory_format=memory_format(x)
     )
-    (first, second), learned = learned_strides(call.tensors, x)
+    (first, second), own = learned(call.tensors, x), learned_numbers(call.tensors)
     rows, channels, outputs = batch * out_h * out_w, x.shape[1] // groups, all_outputs // groups
-    tile_q, tile_o = _width(channels * math.prod(weight.shape[2:]), 32), _width(outputs, 64)
+    tile_q, tile_o = _width(channels * math.prod(weight.shape[2:]), MOST_Q), _width(outputs, 64)
+    across, tiles = groups * triton.cdiv(outputs, tile_o), triton.cdiv(rows, ROWS)
+    parts = min(tiles, max(1, PROGRAMS // across))
     with torch.cuda.device_of(x):
-        forward_kernel[(triton.cdiv(rows, ROWS) * groups * triton.cdiv(outputs, tile_o),)](
+        forward_kernel[(parts * across,)](
             x,
             base_input,
             weight,
@@ -497,7 +541,9 @@ def convolve(values: Callable[..., Planes], call: Call, into: Contraction, size:
             *base_input.stride(),
             *y.stride(),
             weight.stride(0),
-            *learned,
+            *own.strides,
+            parts,
+            triton.cdiv(tiles, parts),
             VALUE=family.value,
             MAP=DEVICE_POINTWISE[call.input_map].value,
             BASE=DEVICE_POINTWISE[call.base or "identity"].value,
@@ -506,10 +552,11 @@ def convolve(values: Callable[..., Planes], call: Call, into: Contraction, size:
             GEOMETRY=_geometry(into.convolution, weight),
             BIASED=into.bias is not None,
             SEPARATE=call.base_input is not None,
+            COUNTS=own.counts,
+            SHARED=own.shared,
             TILE_M=ROWS,
             TILE_Q=tile_q,
             TILE_O=tile_o,
-            num_stages=1,  # few channels: the loop has few turns
             **_operands(call.dtype),
         )
     return y
@@ -521,7 +568,11 @@ def data_gradients(
     """The gradients of those of `call.differentiable()` that are wanted."""
     family = device_family(values)
     assert family is not None
-    weight, groups = into.weight.contiguous(), into.convolution.groups
+    groups = into.convolution.groups
+    # [taps, K, O, C]: a program reads all of it for every tile.
+    weight = (
+        into.weight.reshape(into.weight.shape[0], call.x.shape[1] // groups, size, -1).permute(3, 2, 0, 1).contiguous()
+    )
     x, x_strides = flat(call.x, 2)
     base_input, base_strides = (x, x_strides) if call.base_input is None else flat(call.base_input, 2)
     flags = list(wanted)
@@ -530,10 +581,10 @@ def data_gradients(
     entries = entries_of(family, planes, call.tensors, tuple(flags))
     grad_x, dx_strides = flat(torch.empty_like(x), 2)
     grad_base, db_strides = flat(torch.empty_like(base_input), 2) if want_base else (grad_x, dx_strides)
-    (first, second), learned = learned_strides(call.tensors, x)
+    (first, second), own = learned(call.tensors, x), learned_numbers(call.tensors)
     batch, all_channels, height, width = x.shape
-    rows, channels, outputs = batch * height * width, all_channels // groups, weight.shape[0] // groups
-    tile_c, tile_o = _width(channels, 16), _width(outputs, 32)
+    rows, channels, outputs = batch * height * width, all_channels // groups, weight.shape[2] // groups
+    tile_c, tile_o = _width(channels, 16), _width(outputs, 64)
     programs = triton.cdiv(rows, ROWS)
     partials = torch.empty((programs, len(entries), all_channels), dtype=torch.float32, device=x.device)
     mapping = DEVICE_POINTWISE[call.input_map]
@@ -560,8 +611,8 @@ def data_gradients(
             *base_strides,
             *dx_strides,
             *db_strides,
-            weight.stride(0),
-            *learned,
+            *weight.stride(),
+            *own.strides,
             SLOPE=family.slope,
             PARTIAL=family.partial,
             MAP=mapping.value,
@@ -571,8 +622,10 @@ def data_gradients(
             CONSTANTS=family.constants,
             ENTRIES=numbers_of(entries),
             NUMBERS=numbers(call.scalars),
-            GEOMETRY=_geometry(into.convolution, weight),
+            GEOMETRY=_geometry(into.convolution, into.weight),
             SEPARATE=call.base_input is not None,
+            COUNTS=own.counts,
+            SHARED=own.shared,
             WANT_X=want_x,
             WANT_BASE=want_base,
             TILE_M=ROWS,
@@ -595,12 +648,12 @@ def weight_gradient(values: Callable[..., Planes], call: Call, into: Contraction
     assert family is not None
     x, weight, groups = call.x, into.weight, into.convolution.groups
     base_input = x if call.base_input is None else call.base_input
-    (first, second), learned = learned_strides(call.tensors, x)
+    (first, second), own = learned(call.tensors, x), learned_numbers(call.tensors)
     batch, all_outputs, out_h, out_w = grad.shape
     rows, channels, outputs = batch * out_h * out_w, x.shape[1] // groups, all_outputs // groups
     length = channels * math.prod(weight.shape[2:])
-    tile_q, tile_o = _width(length, 32), _width(outputs, 32)
-    across = groups * triton.cdiv(length, tile_q) * triton.cdiv(outputs, tile_o)
+    tile_q, tile_o = _width(length, MOST_Q), _width(outputs, 64 if size * length <= 256 else 32)
+    across = groups * triton.cdiv(outputs, tile_o)
     rows_of_part = triton.cdiv(triton.cdiv(rows, ROWS), triton.cdiv(PROGRAMS, across)) * ROWS
     parts = triton.cdiv(rows, rows_of_part)
     partials = torch.empty((parts, *weight.shape), dtype=torch.float32, device=x.device)
@@ -625,7 +678,7 @@ def weight_gradient(values: Callable[..., Planes], call: Call, into: Contraction
             *x.stride(),
             *base_input.stride(),
             partials.stride(1),
-            *learned,
+            *own.strides,
             VALUE=family.value,
             MAP=DEVICE_POINTWISE[call.input_map].value,
             BASE=DEVICE_POINTWISE[call.base or "identity"].value,
@@ -633,10 +686,13 @@ def weight_gradient(values: Callable[..., Planes], call: Call, into: Contraction
             NUMBERS=numbers(call.scalars),
             GEOMETRY=_geometry(into.convolution, weight),
             SEPARATE=call.base_input is not None,
+            COUNTS=own.counts,
+            SHARED=own.shared,
             TILE_M=ROWS,
             TILE_Q=tile_q,
             TILE_O=tile_o,
             num_stages=2,
+            num_warps=8,
             **_operands(call.dtype),
         )
     return partials.sum(0)
