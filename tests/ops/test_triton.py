@@ -187,7 +187,7 @@ def test_the_implicit_product_compiles_for_a_gpu(dtype: torch.dtype, monkeypatch
         (kernel,) = recorder.compile()
         assert kernel.asm["cubin"]
         assert re.search(r"\b(wgmma|mma)\b.*\.sync", kernel.asm["ptx"])
-        assert kernel.metadata.shared <= 64 * 1024
+        assert kernel.metadata.shared <= 96 * 1024
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)

@@ -26,7 +26,14 @@ def _poisoned_memory_and_several_programs(monkeypatch: pytest.MonkeyPatch) -> It
     from kanvolution.ops.triton import edge_wavelet
 
     if INTERPRETED:
-        for name, value in {"TILE": 64, "TILE_OF_DATA": 64, "TAPS": 4, "AHEAD": 2000, "PROGRAMS": 60}.items():
+        for name, value in {
+            "TILE": 64,
+            "TILE_OF_WEIGHT": 64,
+            "TILE_OF_DATA": 64,
+            "TAPS": 4,
+            "AHEAD": 2000,
+            "PROGRAMS": 60,
+        }.items():
             monkeypatch.setattr(edge_wavelet, name, value)
     torch.use_deterministic_algorithms(True)
     assert torch.empty(3).isnan().all()

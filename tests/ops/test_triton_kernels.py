@@ -39,6 +39,7 @@ def _poisoned_memory_and_small_tiles(monkeypatch: pytest.MonkeyPatch) -> Iterato
         monkeypatch.setattr(expand, "TILE", 64)
         monkeypatch.setattr(expand, "TILE_OF_CHANNELS", 64)
         monkeypatch.setattr(expand, "PROGRAMS", 3)
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     torch.use_deterministic_algorithms(True)
     assert torch.empty(3).isnan().all()
     yield

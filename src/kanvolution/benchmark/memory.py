@@ -17,13 +17,13 @@ def kept(contestant: Contestant) -> int:
     known = {t.untyped_storage().data_ptr() for t in (*module.parameters(), *module.buffers())}
     saved: dict[int, int] = {}
 
-    def keep(tensor: Tensor) -> None:
+    def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage.data_ptr() not in known:
             saved[storage.data_ptr()] = storage.nbytes()
-        # Not the tensor: a graph that holds one of its own results would not go.
+        return tensor.detach()  # a graph that holds a result of its own would stay
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda _: None), contestant.context():
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda t: t), contestant.context():
         y = module(contestant.x)
     del y
     return sum(saved.values())

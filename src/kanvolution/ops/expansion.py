@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import math
 import re
 import typing
 from collections.abc import Callable, Iterable
@@ -576,7 +577,8 @@ def _joined(pieces: list[Tensor]) -> Tensor:
 
 
 def _flat(expanded: Tensor, call: Call) -> Tensor:
-    return expanded.reshape(call.x.shape[0], -1, *call.x.shape[2:])
+    batch, _, *space = call.x.shape
+    return expanded.reshape(batch, math.prod(expanded.shape[1 : expanded.ndim - len(space)]), *space)
 
 
 _operator_names: set[str] = set()

@@ -46,6 +46,9 @@ MOST_TAPS = 64
 TILE = 1024
 """Elements of a tile with sums for each tap, for the same reason."""
 
+TILE_OF_WEIGHT = 512
+"""Elements of a tile of the gradients of weights, scales and translations, which has two sums more."""
+
 TILE_OF_DATA = 2048
 """Elements of a tile of the gradient of x, which has no such sums."""
 
@@ -206,7 +209,7 @@ def unfold_kernel(
     there, inside = joined(r % space, t, height, width, to_depth, to_height, to_width, GEOMETRY, DOWN)
     place = grad + (r // space).to(tl.int64) * grad_n + o.to(tl.int64) * grad_c + there.to(tl.int64) * grad_s
     value = tl.load(place, mask=inside & (r < rows) & (o < outputs), other=0.0)
-    tl.store(g + (r.to(tl.int64) * ALL_TAPS + t) * outputs + o, value, mask=(r < rows) & (o < outputs))
+    tl.store(g + (t * outputs + o).to(tl.int64) * rows + r, value, mask=(r < rows) & (o < outputs))
 
 
 @triton.jit
@@ -215,7 +218,6 @@ def data_kernel(
     g,
     packed,
     grad_x,
-    partials,
     rows,
     space,
     channels,
@@ -229,26 +231,23 @@ def data_kernel(
     dx_s,
     KIND: tl.constexpr,
     ALL_TAPS: tl.constexpr,
-    WANT_X: tl.constexpr,
-    WANT_SUMS: tl.constexpr,
     TILE_R: tl.constexpr,
     TILE_C: tl.constexpr,
 ):
     tiles = tl.cdiv(channels, TILE_C)
     across = all_outputs // outputs * tiles
     column = tl.program_id(0) % across
-    part = (tl.program_id(0) // across).to(tl.int64)
     group = column // tiles
     c = column % tiles * TILE_C + tl.arange(0, TILE_C)
     r = tl.program_id(0) // across * TILE_R + tl.arange(0, TILE_R)
     inside = (r < rows)[:, None] & (c < channels)[None, :]
+    across_taps = tl.cast(all_outputs, tl.int64) * rows
     n = (r // space).to(tl.int64)[:, None]
     s = (r % space).to(tl.int64)[:, None]
     own = (group * channels + c).to(tl.int64)[None, :]
     value = tl.load(x + n * x_n + own * x_c + s * x_s, mask=inside, other=0.0).to(tl.float32)
-    received = g + r.to(tl.int64) * (ALL_TAPS * all_outputs) + group * outputs
+    received = g + group.to(tl.int64) * outputs * rows + r
     place = packed + group * outputs * (ALL_TAPS + 2) * channels + c
-    target = partials + (part * 2 * all_outputs + group * outputs) * channels + c
     total = tl.zeros((TILE_R, TILE_C), tl.float32)
     for _output in range(outputs):
         inverse = tl.load(place, mask=c < channels, other=0.0)
@@ -257,18 +256,12 @@ def data_kernel(
         slope = tl.zeros((TILE_R, TILE_C), tl.float32)
         for t in tl.static_range(ALL_TAPS):
             w = tl.load(place + (2 + t) * channels, mask=c < channels, other=0.0)
-            dy = tl.load(received + t * all_outputs, mask=r < rows, other=0.0).to(tl.float32)
+            dy = tl.load(received + t * across_taps, mask=r < rows, other=0.0).to(tl.float32)
             slope += w[None, :] * dy[:, None]
-        slope = slope * psi_slope(at, KIND) * inverse[None, :]
-        total += slope
-        if WANT_SUMS:
-            tl.store(target, -tl.sum(at * slope, axis=0), mask=c < channels)
-            tl.store(target + all_outputs * channels, -tl.sum(slope, axis=0), mask=c < channels)
+        total += slope * psi_slope(at, KIND) * inverse[None, :]
         place += (ALL_TAPS + 2) * channels
-        received += 1
-        target += channels
-    if WANT_X:
-        tl.store(grad_x + n * dx_n + own * dx_c + s * dx_s, total.to(grad_x.dtype.element_ty), mask=inside)
+        received += rows
+    tl.store(grad_x + n * dx_n + own * dx_c + s * dx_s, total.to(grad_x.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -277,6 +270,7 @@ def weight_kernel(
     g,
     packed,
     partials,
+    edge_partials,
     rows,
     rows_of_part,
     space,
@@ -289,6 +283,8 @@ def weight_kernel(
     KIND: tl.constexpr,
     ALL_TAPS: tl.constexpr,
     TAPS: tl.constexpr,
+    WANT_WEIGHT: tl.constexpr,
+    WANT_SUMS: tl.constexpr,
     TILE_R: tl.constexpr,
     TILE_C: tl.constexpr,
 ):
@@ -305,8 +301,15 @@ def weight_kernel(
     inverse = tl.load(place, mask=c < channels, other=0.0)
     translation = tl.load(place + channels, mask=c < channels, other=0.0)
     sums = ()
-    for _tap in tl.static_range(TAPS):
+    weights = ()
+    for i in tl.static_range(TAPS):
         sums = sums + (tl.zeros((TILE_R, TILE_C), tl.float32),)  # noqa: RUF005 (Triton has no star here)
+        w = tl.load(place + (2 + first + i) * channels, mask=(c < channels) & (first + i < ALL_TAPS), other=0.0)
+        weights = weights + (w,)  # noqa: RUF005 (Triton has no star here)
+    of_scale = tl.zeros((TILE_R, TILE_C), tl.float32)
+    of_translation = tl.zeros((TILE_R, TILE_C), tl.float32)
+    across_taps = tl.cast(all_outputs, tl.int64) * rows
+    received = g + first * across_taps + output.to(tl.int64) * rows
     last = tl.minimum(rows, (part + 1) * rows_of_part)
     for start in range(part * rows_of_part, last, TILE_R):
         r = start + tl.arange(0, TILE_R)
@@ -314,20 +317,30 @@ def weight_kernel(
         s = (r % space).to(tl.int64)[:, None]
         inside = (r < last)[:, None] & (c < channels)[None, :]
         value = tl.load(x + n * x_n + own * x_c + s * x_s, mask=inside, other=0.0).to(tl.float32)
-        edge = psi((value - translation[None, :]) * inverse[None, :], KIND)
-        received = g + (r.to(tl.int64) * ALL_TAPS + first) * all_outputs + output
+        at = (value - translation[None, :]) * inverse[None, :]
+        edge = psi(at, KIND)
+        total = tl.zeros((TILE_R, TILE_C), tl.float32)
         added = ()
         for i in tl.static_range(TAPS):
-            dy = tl.load(received + i * all_outputs, mask=(r < last) & (first + i < ALL_TAPS), other=0.0)
-            added = added + (sums[i] + dy.to(tl.float32)[:, None] * edge,)  # noqa: RUF005 (Triton has no star here)
+            there = (r < last) & (first + i < ALL_TAPS)
+            dy = tl.load(received + i * across_taps + r, mask=there, other=0.0).to(tl.float32)
+            added = added + (sums[i] + dy[:, None] * edge,)  # noqa: RUF005 (Triton has no star here)
+            total += weights[i][None, :] * dy[:, None]
         sums = added
-    target = partials + ((part.to(tl.int64) * all_outputs + output) * ALL_TAPS + first) * channels + c
-    for i in tl.static_range(TAPS):
-        tl.store(
-            target + i * channels,
-            tl.sum(sums[i], axis=0),
-            mask=(c < channels) & (first + i < ALL_TAPS),
+        slope = total * psi_slope(at, KIND) * inverse[None, :]
+        of_scale -= at * slope
+        of_translation -= slope
+    if WANT_WEIGHT:
+        target = partials + ((part.to(tl.int64) * all_outputs + output) * ALL_TAPS + first) * channels + c
+        for i in tl.static_range(TAPS):
+            there = (c < channels) & (first + i < ALL_TAPS)
+            tl.store(target + i * channels, tl.sum(sums[i], axis=0), mask=there)
+    if WANT_SUMS:
+        target = (
+            edge_partials + ((part.to(tl.int64) * blocks + first // TAPS) * 2 * all_outputs + output) * channels + c
         )
+        tl.store(target, tl.sum(of_scale, axis=0), mask=c < channels)
+        tl.store(target + all_outputs * channels, tl.sum(of_translation, axis=0), mask=c < channels)
 
 
 def _three(values: tuple[int, ...], fill: int) -> tuple[int, ...]:
@@ -441,17 +454,17 @@ def gradients(call: Call, into: Contraction, grad: Tensor, wanted: tuple[bool, b
     of_program, (kind,) = _taps_of_program(taps), numbers(call.scalars)
     fold_r, fold_o = _tile(outputs, 64, TILE)
     data_r, data_c = _tile(channels, 64, TILE_OF_DATA)
-    weight_r, weight_c = _tile(channels, 64, TILE)
+    weight_r, weight_c = _tile(channels, 64, TILE_OF_WEIGHT)
     weight_across = outputs * triton.cdiv(channels, weight_c) * triton.cdiv(taps, of_program)
     grad_x, dx_strides = flat(torch.empty_like(x), 2)
     options = {"dtype": torch.float32, "device": x.device}
     grad_weight = torch.zeros((outputs, taps, channels), **options)
     sums = torch.zeros((2, outputs, channels), **options)
-    partial_sums = triton.cdiv(space * 2 * outputs * channels, data_r) if want_sums else 0
+    blocks = triton.cdiv(taps, of_program)
     with torch.cuda.device_of(x):
-        for part in _chunks(x.shape[0], space * taps * outputs + partial_sums):
+        for part in _chunks(x.shape[0], space * taps * outputs):
             rows = (part.stop - part.start) * space
-            g = torch.empty((rows, taps, outputs), dtype=grad.dtype, device=x.device)
+            g = torch.empty((taps, outputs, rows), dtype=grad.dtype, device=x.device)
             unfold_kernel[(triton.cdiv(rows, fold_r) * triton.cdiv(outputs, fold_o) * taps,)](
                 grad[part],
                 g,
@@ -467,15 +480,12 @@ def gradients(call: Call, into: Contraction, grad: Tensor, wanted: tuple[bool, b
                 TILE_R=fold_r,
                 TILE_O=fold_o,
             )
-            if want_x or want_sums:
-                parts = triton.cdiv(rows, data_r)
-                partials = torch.empty((parts if want_sums else 0, 2, outputs, channels), **options)
-                data_kernel[(parts * groups * triton.cdiv(channels, data_c),)](
+            if want_x:
+                data_kernel[(triton.cdiv(rows, data_r) * groups * triton.cdiv(channels, data_c),)](
                     x[part],
                     g,
                     packed,
                     grad_x[part],
-                    partials,
                     rows,
                     space,
                     channels,
@@ -485,22 +495,21 @@ def gradients(call: Call, into: Contraction, grad: Tensor, wanted: tuple[bool, b
                     *dx_strides,
                     KIND=kind,
                     ALL_TAPS=taps,
-                    WANT_X=want_x,
-                    WANT_SUMS=want_sums,
                     TILE_R=data_r,
                     TILE_C=data_c,
                 )
-                sums += partials.sum(0)
-            if want_weight:
+            if want_weight or want_sums:
                 tiles = triton.cdiv(rows, weight_r)
                 rows_of_part = triton.cdiv(tiles, triton.cdiv(PROGRAMS, weight_across)) * weight_r
                 parts = triton.cdiv(rows, rows_of_part)
-                partials = torch.empty((parts, outputs, taps, channels), **options)
+                partials = torch.empty((parts if want_weight else 0, outputs, taps, channels), **options)
+                edge_partials = torch.empty((parts * blocks if want_sums else 0, 2, outputs, channels), **options)
                 weight_kernel[(parts * weight_across,)](
                     x[part],
                     g,
                     packed,
                     partials,
+                    edge_partials,
                     rows,
                     rows_of_part,
                     space,
@@ -511,10 +520,13 @@ def gradients(call: Call, into: Contraction, grad: Tensor, wanted: tuple[bool, b
                     KIND=kind,
                     ALL_TAPS=taps,
                     TAPS=of_program,
+                    WANT_WEIGHT=want_weight,
+                    WANT_SUMS=want_sums,
                     TILE_R=weight_r,
                     TILE_C=weight_c,
                 )
                 grad_weight += partials.sum(0)
+                sums += edge_partials.sum(0)
     scale, translation = call.tensors
     found = (
         (grad_x, call.x),

@@ -69,7 +69,7 @@ THRESHOLDS: dict[str, Threshold] = {
 """By direction. Not yet chosen by measurement: first layers of networks for images and nothing else."""
 
 ROWS = 128
-"""Positions of a tile."""
+"""Positions of a tile, in 16-bit types; half as many in float32, whose tiles take twice the shared memory."""
 
 MOST_Q = 64
 """Channels of a group times taps, at most."""
@@ -494,6 +494,10 @@ def _operands(dtype: torch.dtype) -> dict[str, Any]:
     return {"OPERAND": kind, "PRECISION": "tf32" if torch.backends.cudnn.allow_tf32 else "ieee"}
 
 
+def _rows(dtype: torch.dtype) -> int:
+    return ROWS if dtype.itemsize == 2 else ROWS // 2
+
+
 def _geometry(convolution: Convolution, weight: Tensor) -> tuple[int, ...]:
     """Kernel, stride, padding and dilation, of both dimensions each."""
     return (*weight.shape[2:], *convolution.stride, *convolution.padding, *convolution.dilation)
@@ -517,8 +521,9 @@ def convolve(values: Callable[..., Planes], call: Call, into: Contraction, size:
     )
     (first, second), own = learned(call.tensors, x), learned_numbers(call.tensors)
     rows, channels, outputs = batch * out_h * out_w, x.shape[1] // groups, all_outputs // groups
+    tile_m = _rows(call.dtype)
     tile_q, tile_o = _width(channels * math.prod(weight.shape[2:]), MOST_Q), _width(outputs, 64)
-    across, tiles = groups * triton.cdiv(outputs, tile_o), triton.cdiv(rows, ROWS)
+    across, tiles = groups * triton.cdiv(outputs, tile_o), triton.cdiv(rows, tile_m)
     parts = min(tiles, max(1, PROGRAMS // across))
     with torch.cuda.device_of(x):
         forward_kernel[(parts * across,)](
@@ -554,9 +559,10 @@ def convolve(values: Callable[..., Planes], call: Call, into: Contraction, size:
             SEPARATE=call.base_input is not None,
             COUNTS=own.counts,
             SHARED=own.shared,
-            TILE_M=ROWS,
+            TILE_M=tile_m,
             TILE_Q=tile_q,
             TILE_O=tile_o,
+            num_warps=8,
             **_operands(call.dtype),
         )
     return y
@@ -584,8 +590,9 @@ def data_gradients(
     (first, second), own = learned(call.tensors, x), learned_numbers(call.tensors)
     batch, all_channels, height, width = x.shape
     rows, channels, outputs = batch * height * width, all_channels // groups, weight.shape[2] // groups
-    tile_c, tile_o = _width(channels, 16), _width(outputs, 64)
-    programs = triton.cdiv(rows, ROWS)
+    tile_m = _rows(call.dtype)
+    tile_c, tile_o = _width(channels, 16), _width(outputs, 64 if call.dtype.itemsize == 2 else 32)
+    programs = triton.cdiv(rows, tile_m)
     partials = torch.empty((programs, len(entries), all_channels), dtype=torch.float32, device=x.device)
     mapping = DEVICE_POINTWISE[call.input_map]
     with torch.cuda.device_of(x):
@@ -628,10 +635,11 @@ def data_gradients(
             SHARED=own.shared,
             WANT_X=want_x,
             WANT_BASE=want_base,
-            TILE_M=ROWS,
+            TILE_M=tile_m,
             TILE_C=tile_c,
             TILE_O=tile_o,
             num_stages=2,
+            num_warps=8,
             **_operands(call.dtype),
         )
     found: list[Tensor] = []
@@ -652,9 +660,10 @@ def weight_gradient(values: Callable[..., Planes], call: Call, into: Contraction
     batch, all_outputs, out_h, out_w = grad.shape
     rows, channels, outputs = batch * out_h * out_w, x.shape[1] // groups, all_outputs // groups
     length = channels * math.prod(weight.shape[2:])
-    tile_q, tile_o = _width(length, MOST_Q), _width(outputs, 64 if size * length <= 256 else 32)
+    tile_m = _rows(call.dtype)
+    tile_q, tile_o = _width(length, MOST_Q), _width(outputs, 64 if size * length <= 160 else 32)
     across = groups * triton.cdiv(outputs, tile_o)
-    rows_of_part = triton.cdiv(triton.cdiv(rows, ROWS), triton.cdiv(PROGRAMS, across)) * ROWS
+    rows_of_part = triton.cdiv(triton.cdiv(rows, tile_m), triton.cdiv(PROGRAMS, across)) * tile_m
     parts = triton.cdiv(rows, rows_of_part)
     partials = torch.empty((parts, *weight.shape), dtype=torch.float32, device=x.device)
     with torch.cuda.device_of(x):
@@ -688,7 +697,7 @@ def weight_gradient(values: Callable[..., Planes], call: Call, into: Contraction
             SEPARATE=call.base_input is not None,
             COUNTS=own.counts,
             SHARED=own.shared,
-            TILE_M=ROWS,
+            TILE_M=tile_m,
             TILE_Q=tile_q,
             TILE_O=tile_o,
             num_stages=2,
