@@ -92,7 +92,11 @@ def contestants(basis: str, case: Case, settings: Settings, peers: Any = None) -
     layout = torch.channels_last if settings.channels_last else torch.contiguous_format
 
     def placed(module: nn.Module) -> nn.Module:
-        return module.to(settings.device).to(memory_format=layout)  # pyright: ignore[reportCallIssue]
+        module = module.to(settings.device)
+        for tensor in (*module.parameters(), *module.buffers()):
+            if tensor.ndim == 4:  # `Module.to` refuses others
+                tensor.data = tensor.data.contiguous(memory_format=layout)
+        return module
 
     own = placed(case.make(spec))
     x = _input(case, settings)
