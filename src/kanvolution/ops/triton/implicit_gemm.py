@@ -63,8 +63,8 @@ class Threshold:
 
 
 THRESHOLDS: dict[str, Threshold] = {
-    "forward": Threshold(channels=4, positions=2**16),
-    "backward": Threshold(channels=4, positions=2**16),
+    "forward": Threshold(channels=0, positions=2**16),
+    "backward": Threshold(channels=0, positions=2**16),
 }
 """By direction. Not yet chosen by measurement: first layers of networks for images and nothing else."""
 
