@@ -34,8 +34,8 @@ TILE_OF_CHANNELS = 2048
 SUMS_OF_TILE = 4096
 """Elements of a tile times sums for learned tensors, at most: each element has all of them in registers."""
 
-PROGRAMS = 2048
-"""Among so many programs sums over positions are divided, at most; enough to fill a GPU."""
+PROGRAMS = 768
+"""Among so many programs sums over positions are divided, at most; as many as a large GPU has room for at once."""
 
 
 @triton.jit
@@ -210,6 +210,15 @@ def chain(
 
 
 @triton.jit
+def fetched(place, step, inside, COUNT: tl.constexpr):
+    """COUNT tiles, `step` apart, as they are in memory."""
+    found = ()
+    for i in tl.static_range(COUNT):
+        found = found + (tl.load(place + i * step, mask=inside, other=0.0),)  # noqa: RUF005 (Triton has no star here)
+    return found
+
+
+@triton.jit
 def expand_backward_kernel(
     grad,
     x,
@@ -281,23 +290,39 @@ def expand_backward_kernel(
     sums = ()
     for _sum in tl.static_range(SUMS):
         sums = sums + (tl.zeros((TILE_P, TILE_C), tl.float32),)  # noqa: RUF005 (Triton has no star here)
-    # Learned tensors are read before: stores to other places might be to theirs, for all that the compiler knows.
+    # Learned tensors are read before: stores to other places might be to theirs, for all that the compiler knows. And
+    # while the functions of a tile are evaluated, the next one is on its way. All programs go through memory side by
+    # side.
+    count: tl.constexpr = RESULTS if RESULTS > 0 else len(PLANES)
+    p = (part * TILE_P + tl.arange(0, TILE_P))[:, None]
+    inside = (p < positions) & (columns < channels)
+    n = (p // space).to(tl.int64)
+    s = (p % space).to(tl.int64)
+    read = fetched(x + n * x_n + c * x_c + s * x_s, 0, inside, 1)
+    read_base = ()
+    if SEPARATE:
+        read_base = fetched(base_input + n * base_n + c * base_c + s * base_s, 0, inside, 1)
+    source = grad + n * grad_n + c * grad_c + s * grad_s
+    read_grads = fetched(source, grad_k, inside, count)
     for turn in range(turns):
-        # All programs go through memory side by side.
-        p = ((turn * parts + part) * TILE_P + tl.arange(0, TILE_P))[:, None]
-        inside = (p < positions) & (columns < channels)
-        n = (p // space).to(tl.int64)
-        s = (p % space).to(tl.int64)
-        value = tl.load(x + n * x_n + c * x_c + s * x_s, mask=inside, other=0.0).to(tl.float32)
-        if SEPARATE:
-            seen = tl.load(base_input + n * base_n + c * base_c + s * base_s, mask=inside, other=0.0).to(tl.float32)
-        else:
-            seen = value
-        source = grad + n * grad_n + c * grad_c + s * grad_s
+        ahead = (turn + 1) * parts * TILE_P + p
+        there = (ahead >= 0) & (ahead < positions) & (columns < channels)  # beyond 2^31 it is negative
+        ahead_n = (ahead // space).to(tl.int64)
+        ahead_s = (ahead % space).to(tl.int64)
+        following = grad + ahead_n * grad_n + c * grad_c + ahead_s * grad_s
+        next_read = read
+        next_base = read_base
+        next_grads = read_grads
+        if SUMS > 0:  # there is one turn otherwise
+            next_read = fetched(x + ahead_n * x_n + c * x_c + ahead_s * x_s, 0, there, 1)
+            if SEPARATE:
+                next_base = fetched(base_input + ahead_n * base_n + c * base_c + ahead_s * base_s, 0, there, 1)
+            next_grads = fetched(following, grad_k, there, count)
+        value = read[0].to(tl.float32)
+        seen = read_base[0].to(tl.float32) if SEPARATE else value
         received = ()
-        for i in tl.static_range(RESULTS if RESULTS > 0 else len(PLANES)):
-            g = tl.load(source + i * grad_k, mask=inside, other=0.0).to(tl.float32)
-            received = received + (g,)  # noqa: RUF005 (Triton has no star here)
+        for i in tl.static_range(count):
+            received = received + (read_grads[i].to(tl.float32),)  # noqa: RUF005 (Triton has no star here)
         grads = distributed(received, mixes, RESULTS, len(PLANES))
         total, base_total, found = chain(
             grads,
@@ -335,6 +360,13 @@ def expand_backward_kernel(
         if WANT_BASE:
             place = grad_base + n * db_n + c * db_c + s * db_s
             tl.store(place, base_total.to(grad_base.dtype.element_ty), mask=inside)
+        read = next_read
+        read_base = next_base
+        read_grads = next_grads
+        source = following
+        inside = there
+        n = ahead_n
+        s = ahead_s
     for i in tl.static_range(SUMS):
         place = partials + (part.to(tl.int64) * SUMS + i) * channels + c
         tl.store(place, tl.sum(sums[i], axis=0)[None, :], mask=columns < channels)
@@ -380,11 +412,12 @@ def collected(partials: Tensor, tensors: list[Tensor]) -> list[Tensor]:
     A tensor has its entries for each channel (its first dimension), or once for all.
     """
     found, channels, start = [], partials.shape[2], 0
+    totals = partials.sum(0) if tensors else partials
     for tensor in tensors:
         by_channel = tensor.ndim > 1 and tensor.shape[0] == channels
         count = tensor.numel() // (channels if by_channel else 1)
-        sums = partials[:, start : start + count]
-        total = sums.sum(0).t() if by_channel else sums.sum((0, 2))
+        own = totals[start : start + count]
+        total = own.t() if by_channel else own.sum(1)
         found.append(conform(total.reshape(tensor.shape), tensor))
         start += count
     return found
