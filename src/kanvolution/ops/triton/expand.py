@@ -6,7 +6,7 @@ tile to a place of its own, and PyTorch adds those up. There are no atomic addit
 """
 
 # Bodies of device functions are Triton's language, which has other types.
-# pyright: reportGeneralTypeIssues=false, reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportOperatorIssue=false
+# pyright: reportGeneralTypeIssues=false, reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportOperatorIssue=false, reportAssignmentType=false
 
 from __future__ import annotations
 
