@@ -35,6 +35,10 @@ def is_followed(tensors: Iterable[Tensor]) -> bool:
     It wants to see one operator. Nobody else does, and without PyTorch's dispatcher of operators from Python a call is
     a fraction of the work.
     """
-    if torch.compiler.is_compiling() or torch._C._get_tracing_state() is not None or torch._C._len_torch_dispatch_stack():
+    if (
+        torch.compiler.is_compiling()
+        or torch._C._get_tracing_state() is not None
+        or torch._C._len_torch_dispatch_stack()
+    ):
         return True
     return any(type(tensor) is not Tensor and type(tensor) is not nn.Parameter for tensor in tensors)
