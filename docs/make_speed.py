@@ -14,6 +14,7 @@ from kanvolution.benchmark.report import by_basis, ratio, table
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "speed_cpu"
+GPU_RESULTS = ROOT / "benchmarks" / "results" / "speed_cuda"
 PAGE = Path(__file__).with_name("speed.md")
 PICTURES = Path(__file__).with_name("pictures")
 
@@ -44,9 +45,9 @@ def page() -> str:
     records = stored()
     lines = ["# Measured times and memory", ""]
     lines += text(
-        "Made from the files in `benchmarks/results/speed_cpu` by `python docs/make_speed.py`. How it was measured, "
-        "and what bounds a layer, is in [memory and speed](performance.md). Times are medians of processor time on a "
-        "machine that others used: differences of 0.1 mean little. Nothing was measured on a GPU."
+        "Made from the files in `benchmarks/results/speed_cpu` and `speed_cuda` by `python docs/make_speed.py`. How it "
+        "was measured, and what bounds a layer, is in [memory and speed](performance.md). Times on a CPU are medians "
+        "of processor time on a machine that others used: differences of 0.1 mean little. Those of a GPU come last."
     )
     for kind in kinds(records):
         lines += [f"![Training steps of {kind} in units of the roof's, cut at 2](pictures/speed_{kind}.png)", ""]
@@ -65,7 +66,51 @@ def page() -> str:
     for name, record in records.items():
         lines += [f"## {name}", "", *case(name, record)]
     lines += ["## Commands", "", *commands(records)]
+    lines += ["## On a GPU", "", *on_gpu()]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def on_gpu() -> list[str]:
+    """What was measured on a GPU: training steps by basis and case, and forwards and further cases from trials."""
+    steps, trials = (
+        json.loads((GPU_RESULTS / f"{name}.json").read_text(encoding="utf-8")) for name in ("steps", "trials")
+    )
+    machine, layers = steps["machine"], trials["layers"]
+    lines = text(
+        f"{machine['gpu']}, PyTorch {machine['torch']}, Triton {machine['triton']}; bfloat16, channels-last, batch 64. "
+        "Training steps of layers with batch norm and SiLU in units of the roof's, both replayed as CUDA graphs: the "
+        f"GPU's work without Python's. {steps['note']} `{steps['command']}` at {steps['commit']}; the kernels that add "
+        "up sums for learned tensors (`gram`, `relu`, `wavelet`) were changed afterwards and not measured again."
+    )
+    cases = list(dict.fromkeys(row["case"] for row in steps["results"]))
+    found = {(row["basis"], row["case"]): row for row in steps["results"]}
+    bases = list(dict.fromkeys(row["basis"] for row in steps["results"]))
+
+    def cell(basis: str, case: str, contestant: str) -> str:
+        row = found.get((basis, case))
+        return f"{row[contestant]:.2f}" if row else ""
+
+    heads = ["basis", *cases, *(f"autograd, {case}" for case in cases)]
+    body = [[b, *(cell(b, c, "triton") for c in cases), *(cell(b, c, "autograd") for c in cases)] for b in bases]
+    lines += [*table(heads, body), ""]
+    lines += text(f"From trials at {layers['commit']} ({layers['command']}):")
+    heads = ["case", "basis", "roof forward (\u00b5s)", "roof step (\u00b5s)", "forward", "step"]
+    rows = [
+        [
+            r["case"],
+            r["basis"],
+            str(r["roof_forward_us"]),
+            str(r["roof_step_us"]),
+            f"{r['forward']:.2f}",
+            f"{r['step']:.2f}",
+        ]
+        for r in layers["results"]
+    ]
+    lines += [*table(heads, rows, left=2), ""]
+    first = trials["first_layer"]
+    lines += text(f"A first layer, at {first['commit']} ({first['command']}), microseconds:")
+    rows = [[r["basis"], r["what"], str(r["forward_us"]), str(r["step_us"])] for r in first["results"]]
+    return [*lines, *table(["basis", "how", "forward", "step"], rows, left=2), ""]
 
 
 def stored(folder: Path = RESULTS) -> dict[str, Record]:

@@ -250,9 +250,12 @@ def test_the_edge_wavelets_compile_for_a_gpu(kind: str, monkeypatch: pytest.Monk
         assert kernel.metadata.shared <= 64 * 1024
 
 
-def test_the_implicit_product_is_for_many_positions_and_few_channels() -> None:
+def test_the_implicit_product_is_for_many_positions_and_few_channels(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("triton")
-    from kanvolution.ops.triton.implicit_gemm import THRESHOLDS, takes
+    from kanvolution.ops.triton.implicit_gemm import MOST_Q, THRESHOLDS, Threshold, takes
+
+    for direction in THRESHOLDS:  # those of the package take it nowhere
+        monkeypatch.setitem(THRESHOLDS, direction, Threshold(channels=4, positions=2**16))
 
     def ask(
         direction: str,
@@ -271,6 +274,9 @@ def test_the_implicit_product_is_for_many_positions_and_few_channels() -> None:
         weight = torch.empty(o, shape[1] // groups * 4, *(3,) * ndim, device="meta")
         return takes(direction, ops.legendre.values, call, ops.Contraction(ops.Convolution(*layout), weight, None))
 
+    monkeypatch.setitem(THRESHOLDS, "forward", Threshold(channels=100, positions=1))
+    assert ask("forward", 1, MOST_Q // 9, 8, 8) and not ask("forward", 1, MOST_Q // 9 + 1, 8, 8)
+    monkeypatch.setitem(THRESHOLDS, "forward", Threshold(channels=4, positions=2**16))
     for direction, limit in THRESHOLDS.items():
         side = math.isqrt(limit.positions)
         few, many = limit.channels, limit.channels + 1
