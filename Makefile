@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: demo test test-all bench lint format clean help
+.PHONY: demo test test-all bench bench-gpu lint format clean help
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 14
@@ -21,6 +21,9 @@ test-all: $(VENV)/.dev ## the test suite with the slow tests
 
 bench: $(VENV)/.dev ## time layers and networks of every basis against plain convolutions; stores the results
 	$(BIN)/python benchmarks/speed.py
+
+bench-gpu: $(VENV)/.dev ## the same and more on a GPU, in order of importance
+	$(BIN)/python benchmarks/gpu.py
 
 lint: $(VENV)/.dev ## style and types
 	$(BIN)/ruff check .

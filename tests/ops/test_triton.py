@@ -291,9 +291,10 @@ def test_the_implicit_product_is_for_many_positions_and_few_channels(monkeypatch
         assert not ask(direction, 1, few, side, side, mix=True)
 
 
-def test_the_benchmark_of_the_kernels_refuses_to_run_without_a_gpu() -> None:
+@pytest.mark.parametrize("program", ["kernels.py", "gpu.py"])
+def test_benchmarks_of_gpus_refuse_to_run_without_one(program: str) -> None:
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    program = ROOT / "benchmarks" / "kernels.py"
-    done = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, check=False)
+    program = str(ROOT / "benchmarks" / program)
+    done = subprocess.run([sys.executable, program], capture_output=True, text=True, check=False)
     assert done.returncode == 2 and "finds no CUDA device here" in done.stderr

@@ -31,6 +31,9 @@ float32 and in float64, no figure may be the same.
 PATIENCE = 1.0
 """Seconds of a training step beyond which a contestant is timed in the first round alone."""
 
+IN_A_ROW = 0.05
+"""Seconds that calls in a row take at most, where one does not take longer: a device is busy for long enough then."""
+
 
 @dataclass
 class Result:
@@ -88,14 +91,17 @@ def measure(basis: str, name: str, case: dict[str, Contestant], settings: Settin
     right = [result.contestant for result in results if result.correct]
     for contestant in right if settings.profile else ():
         parts(case[contestant], settings.now)  # compiles once more, since the stopwatch is at work
+    assert settings.repeats is not None
+    repeats = {n: max(1, min(settings.repeats, int(IN_A_ROW / max(f[-1], 1e-9)))) for n, f in starts.items()}
     record = captured if settings.captured else lambda call: call
+    gc.collect()  # autograd's nodes remember the stream that they were made on, and none may be left before a recording
     calls = {name: {"forward": record(case[name].forward), "step": record(case[name].step)} for name in right}
     for turn in range(settings.rounds):
         for contestant in right:
             if turn and contestant in slow:
                 continue
             for kind, call in calls[contestant].items():
-                times[contestant, kind].append(seconds(call, settings))
+                times[contestant, kind].append(seconds(call, settings, repeats[contestant]))
             if settings.profile:
                 taken[contestant].append(parts(case[contestant], settings.now))
     for result in results:
@@ -107,18 +113,16 @@ def measure(basis: str, name: str, case: dict[str, Contestant], settings: Settin
     return results
 
 
-def seconds(call: Callable[[], object], settings: Settings) -> float:
-    """The mean time of `settings.repeats` calls in a row."""
-    assert settings.repeats is not None
+def seconds(call: Callable[[], object], settings: Settings, repeats: int) -> float:
+    """The mean time of calls in a row."""
     start = settings.now()
-    for _ in range(settings.repeats):
+    for _ in range(repeats):
         call()
-    return (settings.now() - start) / settings.repeats
+    return (settings.now() - start) / repeats
 
 
 def captured(call: Callable[[], object]) -> Callable[[], None]:
     """The replay of what a call makes a GPU do, recorded as a CUDA graph. It computes the same in the same memory."""
-    gc.collect()  # autograd's nodes remember the stream that they were made on
     beside = torch.cuda.Stream()
     beside.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(beside):  # libraries choose and allocate at their first calls

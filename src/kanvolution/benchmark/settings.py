@@ -34,8 +34,8 @@ class Settings:
     Args:
         backends: the backends of our layers that take part (see `ops.BACKENDS`); by default those of `BY_DEVICE`.
         rounds: how many times each contestant is timed.
-        repeats: calls in a row whose mean is one time; by default as in `BY_DEVICE`. On a GPU, as in training, Python
-            prepares a call while the device still works on the one before.
+        repeats: calls in a row whose mean is one time, fewer where they are long; by default as in `BY_DEVICE`. On a
+            GPU, as in training, Python prepares a call while the device still works on the one before.
         captured: whether the GPU's work for a call is recorded once as a CUDA graph, and its replay is timed: the time
             of the device alone, without Python's. Both together are what a layer costs: the larger is what one sees.
         clock: a name of `CLOCKS`; "wall" on a GPU.
