@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
+import kanvolution as kv
 from kanvolution import ops
 from kanvolution.ops import evaluation
 from kanvolution.ops.evaluation import Call
@@ -275,3 +277,68 @@ def test_parts_cover_the_batch_and_single_samples_stay_among_themselves(
     lengths = {len(piece) for piece in pieces}
     assert max(lengths) <= 1 or max(lengths) * 2 * 25 * 3 * 4 <= max(limit, 4)
     assert lengths in ({batch}, {1}) or min(lengths) > 1
+
+
+class _Watch(TorchDispatchMode):
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.names.append(func.name())
+        return func(*args, **(kwargs or {}))
+
+
+class _Own(torch.Tensor):
+    """A subclass that changes nothing."""
+
+
+@pytest.mark.parametrize("basis", ["gram", "spline", "wavelet"])
+@pytest.mark.parametrize("bias", [True, False])
+def test_both_ways_into_an_operator_agree(basis: str, bias: bool) -> None:
+    """A mode or a subclass sees one operator; without them the dispatcher is left out, and the results are the same."""
+    layer = kv.KANConv2d(4, 6, 3, padding=1, basis=basis, bias=bias)
+    x = torch.randn(2, 4, 5, 7)
+    weights = list(layer.parameters())
+
+    def results(x: torch.Tensor) -> list[torch.Tensor]:
+        x = x.detach().requires_grad_()
+        y = layer(x)
+        return [y.detach(), *torch.autograd.grad(y.square().sum(), [x, *weights])]
+
+    direct = results(x)
+    with _Watch() as watch:
+        watched = results(x)
+    own = results(x.as_subclass(_Own))
+    named = {name.removesuffix("_backward") for name in watch.names if name.startswith("kanvolution::")}
+    assert len(named) == 1 and named.pop().endswith("_convolution")
+    for a, b, c in zip(direct, watched, own, strict=True):
+        assert torch.equal(a, b) and torch.equal(a, c.as_subclass(torch.Tensor))
+    with torch.no_grad():
+        assert torch.equal(layer(x), direct[0])
+
+
+def test_without_a_follower_no_dispatcher_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = kv.KANConv2d(4, 6, 3, basis="legendre")
+    operator = kv.ops.legendre._convolve
+    assert operator is not None
+    monkeypatch.setattr(operator, "forward", None)
+    monkeypatch.setattr(operator, "backward", None)
+    x = torch.randn(2, 4, 5, 5, requires_grad=True)
+    layer(x).sum().backward()
+    assert x.grad is not None and x.grad.isfinite().all()
+    with pytest.raises(TypeError), _Watch():
+        layer(x)
+
+
+@pytest.mark.parametrize("form", CONVOLUTIONS)
+def test_the_gradient_of_the_input_alone(form: str) -> None:
+    """Without an input to look at: that of `gradients`, also where strides leave entries at the end over."""
+    convolution, shape, outputs, kernel = CONVOLUTIONS[form]
+    x = torch.randn(shape, dtype=torch.float64)
+    weight = torch.randn(outputs, shape[1] // convolution.groups, *kernel, dtype=torch.float64)
+    grad = torch.randn_like(convolution(x, weight, None))
+    found = convolution.input_gradient(grad, weight, x.shape[2:])
+    expected = convolution.gradients(grad, x, weight, (True, False, False))[0]
+    assert expected is not None and found.shape == x.shape
+    assert_close(found, expected)

@@ -37,6 +37,7 @@ def _poisoned_memory_and_small_tiles(monkeypatch: pytest.MonkeyPatch) -> Iterato
 
     if INTERPRETED:
         monkeypatch.setattr(expand, "TILE", 64)
+        monkeypatch.setattr(expand, "TILE_OF_SUMS", 64)
         monkeypatch.setattr(expand, "TILE_OF_CHANNELS", 64)
         monkeypatch.setattr(expand, "PROGRAMS", 3)
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)

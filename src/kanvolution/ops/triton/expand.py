@@ -31,10 +31,10 @@ TILE = 1024
 TILE_OF_CHANNELS = 2048
 """The same, forward, where each channel has learned tensors of its own: they are read once for all of its positions."""
 
-SUMS_OF_TILE = 4096
-"""Elements of a tile times sums for learned tensors, at most: each element has all of them in registers."""
+TILE_OF_SUMS = 256
+"""The same where a program adds up sums for learned tensors, which each element of its tile has in registers."""
 
-PROGRAMS = 768
+PROGRAMS = 1024
 """Among so many programs sums over positions are divided, at most; as many as a large GPU has room for at once."""
 
 
@@ -471,13 +471,6 @@ def learned_numbers(tensors: tuple[Tensor, ...]) -> LearnedNumbers:
     return LearnedNumbers(steps, (*counts, *(0,) * rest), not any(steps[1::2]))
 
 
-def _elements(sums: int) -> int:
-    """The elements of a tile with so many sums."""
-    if not sums:
-        return TILE
-    return min(TILE // 2, max(TILE // 4, triton.next_power_of_2(SUMS_OF_TILE // sums + 1) // 2))
-
-
 def tile(elements: int, channels: int, strides: tuple[int, ...]) -> tuple[int, int]:
     """Positions and channels of a tile, along whichever lies next to each other in memory."""
     if strides[1] == 1 and channels > 1:
@@ -611,7 +604,7 @@ def _backward(
     sums = len(entries) + (results * len(planes) if want_mix else 0)
     own = learned_numbers(call.tensors)
     positions, space, channels = x.shape[0] * math.prod(x.shape[2:]), math.prod(x.shape[2:]), x.shape[1]
-    tile_p, tile_c = tile(_elements(sums), channels, x_strides)
+    tile_p, tile_c = tile(TILE_OF_SUMS if sums else TILE, channels, x_strides)
     tiles, across = triton.cdiv(positions, tile_p), triton.cdiv(channels, tile_c)
     parts = min(tiles, max(1, PROGRAMS // across)) if sums else tiles
     mapping, base = DEVICE_POINTWISE[call.input_map], DEVICE_POINTWISE[call.base or "identity"]
