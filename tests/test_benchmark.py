@@ -170,6 +170,7 @@ def test_unknown_names(arguments: dict[str, Any], message: str) -> None:
         ({"dtype": "float23"}, "Did you mean 'float32'"),
         ({"backends": ("eagre",)}, "Did you mean 'eager'"),
         ({"rounds": 0}, r"rounds \(=0\) must be >= 1"),
+        ({"repeats": 0}, r"repeats \(=0\) must be >= 1"),
         ({"device": "meta", "clock": "cpu"}, "use clock='wall'"),
         ({"device": "meta"}, "must be 'cpu' or 'cuda'"),
     ],

@@ -30,7 +30,8 @@ def is_transforming() -> bool:
 
 
 def is_followed(tensors: Iterable[Tensor]) -> bool:
-    """Whether something follows the operators called on these tensors: a compiler, a mode, a subclass of Tensor.
+    """Whether something follows the operators called on these tensors: a compiler, a dispatch mode, a subclass of
+    Tensor, or the meta device, where nothing is computed.
 
     It wants to see one operator. Nobody else does, and without PyTorch's dispatcher of operators from Python a call is
     a fraction of the work.
@@ -41,4 +42,9 @@ def is_followed(tensors: Iterable[Tensor]) -> bool:
         or torch._C._len_torch_dispatch_stack()
     ):
         return True
-    return any(type(tensor) is not Tensor and type(tensor) is not nn.Parameter for tensor in tensors)
+    return any((type(t) is not Tensor and type(t) is not nn.Parameter) or t.is_meta for t in tensors)
+
+
+def is_batched(grad: Tensor) -> bool:
+    """Whether this gradient stands for many, as torch.autograd.functional.jacobian(vectorize=True) asks for them."""
+    return is_transforming() or torch._C._functorch.is_legacy_batchedtensor(grad)  # pyright: ignore

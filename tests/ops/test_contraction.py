@@ -342,3 +342,16 @@ def test_the_gradient_of_the_input_alone(form: str) -> None:
     expected = convolution.gradients(grad, x, weight, (True, False, False))[0]
     assert expected is not None and found.shape == x.shape
     assert_close(found, expected)
+
+
+def test_the_meta_device_and_arguments_as_people_write_them() -> None:
+    for backend in ("auto", "triton", "eager"):
+        into = ops.Contraction(ops.Convolution((1,), (1,), (1,)), torch.empty(3, 8, 3, device="meta"), None)
+        x = torch.empty(2, 2, 6, device="meta")
+        assert ops.legendre(x, 3, backend=backend).shape == (2, 2, 4, 6)
+        assert ops.legendre(x, 3, into=into, backend=backend).shape == (2, 3, 6)
+    x = torch.randn(2, 2, 6)
+    assert torch.equal(ops.legendre(x, 3, keep=[0, 2]), ops.legendre(x, 3, keep=(0, 2)))
+    assert torch.equal(ops.jacobi(x, 2, 1, 1), ops.jacobi(x, 2, 1.0, 1.0))
+    with pytest.raises(TypeError, match=r"degree \(=3.0\) must be an integer"):
+        ops.legendre(x, 3.0)

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or cuBLAS refuses deterministic algorithms
@@ -33,7 +34,7 @@ DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 @pytest.fixture(autouse=True)
 def _poisoned_memory_and_small_tiles(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """torch.empty gives NaN, so that what no kernel writes shows; several programs even for tiny tensors."""
-    import kanvolution.ops.triton.expand as expand
+    from kanvolution.ops.triton import expand, launch
 
     if INTERPRETED:
         monkeypatch.setattr(expand, "TILE", 64)
@@ -43,7 +44,9 @@ def _poisoned_memory_and_small_tiles(monkeypatch: pytest.MonkeyPatch) -> Iterato
     monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
     torch.use_deterministic_algorithms(True)
     assert torch.empty(3).isnan().all()
+    launch.LAUNCHES.clear()  # they have the sizes of tiles in them
     yield
+    launch.LAUNCHES.clear()
     torch.use_deterministic_algorithms(False)
 
 
@@ -142,7 +145,7 @@ def test_near_and_far_inputs_of_the_maps() -> None:
 
 
 @pytest.mark.parametrize("name", ["gram6", "spline5_3", "wavelet_morlet", "legendre7"])
-@pytest.mark.parametrize("layout", ["linear", "1d", "3d", "channels_last_3d", "sliced", "transposed"])
+@pytest.mark.parametrize("layout", ["linear", "1d", "3d", "channels_last_3d", "sliced", "transposed", "windows"])
 def test_layouts(name: str, layout: str) -> None:
     x = sample(name, 3, 2, 4, 3, 5)
     x = {
@@ -152,6 +155,8 @@ def test_layouts(name: str, layout: str) -> None:
         "channels_last_3d": lambda: x.contiguous(memory_format=torch.channels_last_3d),
         "sliced": lambda: x[:, :, 0, :, ::2],
         "transposed": lambda: x[:, :, 0].transpose(0, 3),
+        # One stride over space, which a tensor like it has not.
+        "windows": lambda: x.flatten()[:40].unfold(0, 10, 2)[:4].view(4, 1, 2, 5),
     }[layout]()
     check(name, x, {"input_map": "tanh", "base": "silu"})
 
@@ -221,6 +226,71 @@ def test_offsets_beyond_32_bits(monkeypatch: pytest.MonkeyPatch) -> None:
         results += [y, *torch.autograd.grad(y.float().square().sum(), own)]
     for f, e in zip(found, expected, strict=True):
         assert_close(f, e.float())
+
+
+@pytest.mark.parametrize("basis", ["relu", "wavelet", "gram"])
+def test_one_channel_as_an_operator(basis: str) -> None:
+    """No result of an operator may share memory with another one, and with one channel no copy is needed otherwise."""
+    import kanvolution as kv
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            return func(*args, **(kwargs or {}))
+
+    layer = kv.set_backend(kv.KANConv2d(1, 3, 3, basis=basis), "triton").to(DEVICE)
+    x = torch.randn(2, 1, 5, 5, device=DEVICE)
+    with Watch():
+        layer(x).square().sum().backward()
+    watched = [p.grad for p in layer.parameters()]
+    layer.zero_grad()
+    layer(x).square().sum().backward()
+    storages = {p.grad.untyped_storage().data_ptr() for p in layer.parameters() if p.grad is not None}
+    assert len(storages) == len(watched)
+    for a, b in zip(watched, (p.grad for p in layer.parameters()), strict=True):
+        assert a is not None and b is not None and torch.equal(a, b)
+
+
+@pytest.mark.parametrize("basis", ["gram", "legendre"])
+def test_a_backward_inside_of_autocast(basis: str) -> None:
+    """Of a layer that ran outside of it: in the types of the forward."""
+    import kanvolution as kv
+
+    x = torch.randn(2, 8, 5, 5, device=DEVICE).contiguous(memory_format=torch.channels_last)
+    layer = kv.KANConv2d(8, 4, 3, basis=basis).to(DEVICE)
+    results = []
+    for backend in ("triton", "eager"):
+        kv.set_backend(layer, backend)
+        own = x.detach().requires_grad_()
+        y = layer(own)
+        with torch.autocast(DEVICE, torch.bfloat16):
+            results.append(torch.autograd.grad(y, [own, *layer.parameters()], torch.ones_like(y)))
+    for actual, expected in zip(*results, strict=True):
+        assert_close(actual, expected, 1e-4)
+
+
+def test_many_backwards_at_once() -> None:
+    """As torch.autograd.functional.jacobian asks for them: by ordinary operators."""
+    x = torch.randn(1, 2, 3, device=DEVICE)
+
+    def flat(backend: str) -> Any:
+        return lambda x: ops.legendre(x, 3, base="silu", backend=backend).flatten()
+
+    found, expected = (torch.autograd.functional.jacobian(flat(b), x, vectorize=True) for b in ("triton", "eager"))
+    assert_close(found, expected, 1e-5)
+
+
+def test_the_parts_of_a_step() -> None:
+    from kanvolution.bases import set_backend
+    from kanvolution.benchmark import Settings
+    from kanvolution.benchmark.cases import LayerCase
+    from kanvolution.benchmark.contestants import Contestant
+    from kanvolution.benchmark.parts import parts
+    from kanvolution.layers import ConvSpec
+
+    module = set_backend(LayerCase(8, 4, 5, 2).make(ConvSpec("gram", act="silu")), "triton").to(DEVICE)
+    found = parts(Contestant(module, torch.randn(2, 8, 5, 5, device=DEVICE, requires_grad=True)), Settings().now)
+    wanted = {"convolution", "data gradient", "weight gradient", "functions", "functions backward"}
+    assert wanted <= set(found), found
 
 
 def test_gradients_that_are_not_wanted() -> None:

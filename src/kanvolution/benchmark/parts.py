@@ -14,6 +14,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from kanvolution.benchmark.contestants import Contestant
+from kanvolution.ops.backends import HAS_TRITON
 from kanvolution.ops.convolution import Convolution
 
 PARTS: dict[str, str] = {
@@ -41,8 +42,12 @@ _SEAMS: dict[str, str] = {
     "edge_wavelet.evaluate": "functions",
     "edge_wavelet.evaluate_gradients": "functions backward",
     "edge_wavelet.laid_out": "layout",
+    "expansion._with_zeros": "layout",
     "convolution.Convolution.__call__": "convolution",
+    "convolution.Convolution.input_gradient": "data gradient",
 }
+if HAS_TRITON:
+    _SEAMS |= {"triton.evaluate": "functions", "triton.evaluate_gradients": "functions backward"}
 
 # Operators by a piece of the name, the first that fits.
 _OPERATORS = {"kanvolution::": "operator", "convolution": "convolution", "batch_norm": "norm", "silu": "silu"}

@@ -72,7 +72,7 @@ class Settings:
         backends, repeats = BY_DEVICE.get(device, BY_DEVICE["cpu"])
         # The one way to fill in a field of a frozen dataclass.
         object.__setattr__(self, "backends", self.backends or backends)
-        object.__setattr__(self, "repeats", self.repeats or repeats)
+        object.__setattr__(self, "repeats", repeats if self.repeats is None else self.repeats)
         for backend in self.backends:
             check_backend(backend)
         named: tuple[tuple[str, str, Mapping[str, object]], ...] = (

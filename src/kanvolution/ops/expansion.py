@@ -53,7 +53,7 @@ from kanvolution.ops.evaluation import (
 from kanvolution.ops.flops import enter_operator
 from kanvolution.ops.pointwise import POINTWISE
 from kanvolution.registry import unknown_name
-from kanvolution.tracing import is_exporting, is_followed, is_transforming
+from kanvolution.tracing import is_batched, is_exporting, is_followed, is_transforming
 
 __all__ = ["Expansion", "Planes", "Slopes", "TensorGradient", "channelwise", "expansion", "sum_like", "working_dtype"]
 
@@ -110,6 +110,7 @@ class Expansion:
         self.argument_names = tuple(names)
         self.num_tensors = sum(hints[name] is Tensor for name in names)
         assert all(hints[name] is Tensor for name in names[: self.num_tensors]), "tensors come before scalars"
+        self._kinds = tuple(hints[name] for name in names[self.num_tensors :])
         self._scalar_schema = "".join(f", {_SCALARS[hints[name]]} {name}" for name in names[self.num_tensors :])
         self._defaults = {
             p.name: p.default for p in inspect.signature(values).parameters.values() if p.default is not p.empty
@@ -173,7 +174,7 @@ class Expansion:
             if name is not None and name not in POINTWISE:
                 raise ValueError(unknown_name(kind, name, POINTWISE))
         args = self._arguments(args, kwargs)
-        tensors, scalars = args[: self.num_tensors], args[self.num_tensors :]
+        tensors, scalars = args[: self.num_tensors], self._converted(args[self.num_tensors :])
         call = Call(
             x,
             None if base is None else base_input,
@@ -184,7 +185,7 @@ class Expansion:
             base,
             dtype or x.dtype,
             resolve_backend(backend, x.device),
-            keep,
+            None if keep is None else tuple(keep),
         )
         if into is not None:
             _check_dtypes(into, call)
@@ -218,6 +219,13 @@ class Expansion:
                 "give each argument once, and input_map, base, dtype, mix, base_input, backend, keep and into by name"
             )
         return (*args, *(kwargs[name] for name in missing))
+
+    def _converted(self, scalars: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The scalars in the types that the family's function states."""
+        for name, kind, value in zip(self.argument_names[self.num_tensors :], self._kinds, scalars, strict=True):
+            if kind is int and isinstance(value, float):
+                raise TypeError(f"{self.name}: {name} (={value!r}) must be an integer")
+        return tuple(float(value) if kind is float else value for kind, value in zip(self._kinds, scalars, strict=True))
 
     def size(self, *args: Any) -> int:
         """The number of functions for these arguments, base function not counted."""
@@ -381,7 +389,8 @@ class _Operator:
             if present and not (self.convolves and i == 1):  # the bias
                 arguments[i] = next(saved)
         wanted = [p and n for p, n in zip(ctx.present, ctx.needs_input_grad, strict=True)]
-        if torch.is_grad_enabled():  # a graph of this backward is asked for, and plain operators give one
+        # A graph of this backward may be asked for, or many backwards at once, and plain operators give them.
+        if torch.is_grad_enabled() or is_batched(grad):
             call, into = self.unpack(tuple(arguments))
             found = self.plain_gradients(grad, call, into, *self._split(wanted, call))
         else:
@@ -404,6 +413,9 @@ class _Operator:
         self, grad: Tensor, call: Call, into: Contraction | None, outer: tuple[bool, bool], inner: tuple[bool, ...]
     ) -> list[Tensor]:
         """Those gradients of weight, bias (outer) and `call.differentiable()` (inner) that are wanted."""
+        if torch.is_autocast_enabled(grad.device.type):  # all has its types already
+            with torch.autocast(grad.device.type, enabled=False):
+                return self.gradients(grad, call, into, outer, inner)
         values, vjp = self.family.values, self.family.gradient
         assert vjp is not None
         if into is None:
@@ -419,7 +431,7 @@ class _Operator:
                 results += [found.pop(0).to(into.weight.dtype)] if outer[1] else []
                 return results + found
         inside, weight = self._inside(call, into)
-        # Sums over parts of the batch are made at working precision, and rounded once.
+        # Sums over parts of the batch are made at working precision; those for learned tensors are rounded once.
         mix, *learned = (None if t is None else t.to(working_dtype(t.dtype)) for t in (inside.mix, *inside.tensors))
         inside = inside._replace(mix=mix, tensors=tuple(learned))
         grad = grad.contiguous(memory_format=memory_format(inside.x))
@@ -531,8 +543,9 @@ class _Function(torch.autograd.Function):
             weight, *tensors = tensors
             into = Contraction(ctx.convolution, weight, None)
             outer = (wanted.pop(0), ctx.with_bias and wanted.pop(0))
-        # A graph of this backward may be asked for, and plain operators give one.
-        compute = ctx.operator.plain_gradients if torch.is_grad_enabled() else ctx.operator.gradients
+        # A graph of this backward may be asked for, or many backwards at once, and plain operators give them.
+        plain = torch.is_grad_enabled() or is_batched(grads[0])
+        compute = ctx.operator.plain_gradients if plain else ctx.operator.gradients
         found = iter(compute(grads[0], ctx.call.with_tensors(tensors), into, outer, tuple(wanted)))
         return (None, None, None, *(next(found) if want else None for want in ctx.needs_input_grad[3:]))
 

@@ -417,7 +417,8 @@ def collected(partials: Tensor, tensors: list[Tensor]) -> list[Tensor]:
         by_channel = tensor.ndim > 1 and tensor.shape[0] == channels
         count = tensor.numel() // (channels if by_channel else 1)
         own = totals[start : start + count]
-        total = own.t() if by_channel else own.sum(1)
+        # A copy, since gradients that share memory are none of an operator.
+        total = own.t().clone(memory_format=torch.contiguous_format) if by_channel else own.sum(1)
         found.append(conform(total.reshape(tensor.shape), tensor))
         start += count
     return found
@@ -511,9 +512,8 @@ def evaluate(values: Callable[..., Planes], call: Call, size: int, out: Tensor |
 def _forward(kernel: Any, values: Callable[..., Planes], call: Call, out: Tensor) -> Launch:
     family = device_family(values)
     assert family is not None
-    (x, x_strides), (seen, seen_strides) = (
-        flat(t, 2) for t in (call.x, call.x if call.base_input is None else call.base_input)
-    )
+    x, x_strides = flat(call.x, 2)
+    seen, seen_strides = (x, x_strides) if call.base_input is None else flat(call.base_input, 2)
     by_channels = _by_channels(out, call)
     out_strides = flat_strides(by_channels, 3)
     assert out_strides is not None
@@ -538,7 +538,7 @@ def _forward(kernel: Any, values: Callable[..., Planes], call: Call, out: Tensor
             "TILE_P": tile_p,
             "TILE_C": tile_c,
         },
-        (x is not call.x, seen is not x and seen is not call.base_input),
+        (x is not call.x, call.base_input is not None and seen is not call.base_input),
     )
 
 
@@ -557,15 +557,16 @@ def evaluate_gradients(
     assert not (overwrites and launch.copies[2])
     x, base_input, grad = launch.inputs(call.x, call.x if call.base_input is None else call.base_input, given)
     want_x, want_base, want_mix, flags = _split(call, wanted)
-    grad_x = torch.empty_like(x)
-    grad_base = torch.empty_like(base_input) if want_base else grad_x
+    grad_x, *rest = launch.results(x, base_input) if want_base else launch.results(x) if want_x else [x]
+    grad_base = rest[0] if rest else grad_x
     partials = torch.empty(launch.partials, dtype=torch.float32, device=x.device)
     launch(grad, x, base_input, grad_x, grad_base, partials, *_learned(call, x))
     found: list[Tensor] = []
     if want_x:
-        found.append(grad_x if x is call.x else conform(grad_x, call.x))
+        found.append(grad_x if x is call.x and not launch.contiguous[0] else conform(grad_x, call.x))
     if want_base and call.base_input is not None:
-        found.append(grad_base if base_input is call.base_input else conform(grad_base, call.base_input))
+        same = base_input is call.base_input and not launch.contiguous[1]
+        found.append(grad_base if same else conform(grad_base, call.base_input))
     targets = [tensor for tensor, want in zip(call.tensors, flags, strict=True) if want]
     if want_mix and call.mix is not None:
         *of_tensors, of_mix = collected(partials, [*targets, call.mix])
@@ -591,12 +592,11 @@ def _backward(
 ) -> Launch:
     family = device_family(values)
     assert family is not None
-    (x, x_strides), (seen, seen_strides) = (
-        flat(t, 2) for t in (call.x, call.x if call.base_input is None else call.base_input)
-    )
+    x, x_strides = flat(call.x, 2)
+    seen, seen_strides = (x, x_strides) if call.base_input is None else flat(call.base_input, 2)
     grad, grad_strides = flat(given, 3)
-    _, dx_strides = flat(torch.empty_like(x), 2)
-    _, db_strides = flat(torch.empty_like(seen), 2)
+    like_x, like_seen = torch.empty_like(x), torch.empty_like(seen)
+    (dx, dx_strides), (db, db_strides) = flat(like_x, 2), flat(like_seen, 2)
     want_x, want_base, want_mix, flags = _split(call, wanted)
     planes = planes_of(call, given.shape[2])
     entries = entries_of(family, planes, call.tensors, flags)
@@ -637,6 +637,7 @@ def _backward(
             "TILE_P": tile_p,
             "TILE_C": tile_c,
         },
-        (x is not call.x, seen is not x and seen is not call.base_input, grad is not given),
+        (x is not call.x, call.base_input is not None and seen is not call.base_input, grad is not given),
+        (dx is not like_x, db is not like_seen),
         (parts, sums, channels),
     )

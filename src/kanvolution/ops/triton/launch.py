@@ -27,6 +27,7 @@ class Launch:
         numbers: the numbers.
         constants: the constants by name, in order.
         copies: which inputs of the call have to be contiguous copies.
+        contiguous: which gradients of inputs are made contiguous, since those like the inputs have no single stride.
         partials: the shape of the sums for learned tensors.
     """
 
@@ -35,6 +36,7 @@ class Launch:
     numbers: tuple[int, ...]
     constants: dict[str, Any]
     copies: tuple[bool, ...] = ()
+    contiguous: tuple[bool, ...] = ()
     partials: tuple[int, ...] = (0,)
     _compiled: Any = None
 
@@ -52,6 +54,11 @@ class Launch:
     def inputs(self, *given: Tensor) -> list[Tensor]:
         """The tensors, or their copies."""
         return [tensor.contiguous() if copy else tensor for tensor, copy in zip(given, self.copies, strict=True)]
+
+    def results(self, *inputs: Tensor) -> list[Tensor]:
+        """Uninitialised tensors for the gradients of these inputs."""
+        formats = (torch.contiguous_format if dense else torch.preserve_format for dense in self.contiguous)
+        return [torch.empty_like(tensor, memory_format=form) for tensor, form in zip(inputs, formats, strict=False)]
 
 
 LAUNCHES: dict[Any, Launch] = {}
