@@ -17,7 +17,7 @@ from tests.ops.test_triton_kernels import DEVICE, INTERPRETED
 from tests.tolerances import assert_close
 
 if not INTERPRETED:
-    pytestmark = pytest.mark.gpu
+    pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
 
 @pytest.fixture(autouse=True)

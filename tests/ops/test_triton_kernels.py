@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # or cuBLAS refuses deterministic algorithms
 if not INTERPRETED:
-    pytestmark = pytest.mark.gpu
+    pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 DEVICE = "cpu" if INTERPRETED else "cuda"
 
 from kanvolution import ops  # noqa: E402
