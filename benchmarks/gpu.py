@@ -36,20 +36,10 @@ def steps(peer: str | None) -> dict[str, list[str]]:
     }
     found["parts"] += ["--folder", f"{FOLDER}/profiles"]
     if peer is not None:
-        arguments = [
-            "--batch",
-            "128",
-            "--rounds",
-            "3",
-            "--cases",
-            *LAYERS,
-            "--peer",
-            peer,
-            "--folder",
-            f"{FOLDER}/peer",
-        ]
+        beside = ["--peer", peer, "--folder", f"{FOLDER}/peer"]
         bases = ["spline", "rbf", "legendre", "chebyshev", "gram", "jacobi", "relu", "wavelet_edge"]
-        found["torch-conv-kan"] = [*SPEED, *arguments, "--bases", *bases]
+        arguments = ["--batch", "128", "--rounds", "3", "--cases", *LAYERS, "--bases", *bases]
+        found["torch-conv-kan"] = [*SPEED, *arguments, *beside]
     first = ("layers", "networks", "torch-conv-kan")
     return {name: found[name] for name in sorted(found, key=lambda name: name not in first)}
 

@@ -46,7 +46,7 @@ def aims() -> list[str]:
             what = "plain" if plain else KINDS[experiment]
             runs = list(load(f"training/{name}-seed*.json").values())
             if not runs:
-                reached, state = "", "not run: no GPU at hand"
+                reached, state = "", "not run on a GPU yet"
             else:
                 best, reached = spread([run["metrics"]["top1"] for run in runs])
                 epochs, seeds = runs[0]["config"]["trainer"]["epochs"], len(runs)

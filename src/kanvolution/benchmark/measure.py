@@ -94,7 +94,8 @@ def measure(basis: str, name: str, case: dict[str, Contestant], settings: Settin
     assert settings.repeats is not None
     repeats = {n: max(1, min(settings.repeats, int(IN_A_ROW / max(f[-1], 1e-9)))) for n, f in starts.items()}
     record = captured if settings.captured else lambda call: call
-    gc.collect()  # autograd's nodes remember the stream that they were made on, and none may be left before a recording
+    if settings.captured:
+        gc.collect()  # autograd's nodes remember the stream that they were made on; none may be left from before
     calls = {name: {"forward": record(case[name].forward), "step": record(case[name].step)} for name in right}
     for turn in range(settings.rounds):
         for contestant in right:
