@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from kanvolution.bases.basis import Basis, create_basis, register_basis, set_backend
-from kanvolution.ops.convolution import Contraction
+from kanvolution.ops.expansion import Member
+from kanvolution.ops.joined import JoinedExpansion, joined_arguments, joined_families
 
 _DEFAULT = ({"basis": "chebyshev", "degree": 2}, {"basis": "spline", "grid_size": 3, "spline_order": 2})
 
@@ -18,7 +19,7 @@ _DEFAULT = ({"basis": "chebyshev", "degree": 2}, {"basis": "spline", "grid_size"
 class Joined(Basis):
     """The functions of several bases, beside the base function of the first: smooth and local ones, say.
 
-    The layer is the sum of one layer for each part, so every basis can be one whose functions all outputs share.
+    One operator has the families of all parts, so a layer is one convolution.
 
     Args:
         in_channels, out_channels, groups: of the layer; it passes them itself.
@@ -26,8 +27,8 @@ class Joined(Basis):
         base: base function b(x), None for none, or "auto" for that of the first part.
 
     Raises:
-        ValueError: fewer than two parts, an unknown basis or option, or a part without functions, or with
-            functions of its own for each output (`wavelet_edge`).
+        ValueError: fewer than two parts, an unknown basis or option, or a part without functions, with functions of
+            its own for each output (`wavelet_edge`), or whose functions are not one call of an `Expansion`.
     """
 
     def __init__(
@@ -57,54 +58,58 @@ class Joined(Basis):
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.parts = [dict(part) for part in parts]
         self.members = nn.ModuleList(members)
+        self.family = self._joined_families()
 
     def reset_parameters(self) -> None:
         for member in self._members():
             member.reset_parameters()
 
-    def functions(
-        self,
-        x: Tensor,
-        *,
-        base: str | None = None,
-        base_input: Tensor | None = None,
-        keep: Sequence[int] | None = None,
-        mix: Tensor | None = None,
-        into: Contraction | None = None,
-        **options: Any,
-    ) -> Tensor:
-        if mix is not None and into is not None:  # one convolution of the combinations
-            given = {**options, "base": base, "base_input": base_input, "keep": keep, "mix": mix}
-            return into(self.functions(x, **given).flatten(1, 2))
-        members = self._members()
-        sizes = [member.num_functions for member in members]
-        sizes[0] += base is not None
-        chosen = range(sum(sizes)) if keep is None else keep
-        results: list[Tensor] = []
-        first = column = 0
-        for number, (member, size) in enumerate(zip(members, sizes, strict=True)):
-            own = tuple(k - first for k in chosen if first <= k < first + size)
-            first += size
-            if not own:
-                continue
-            columns = slice(column, column + len(own))
-            column += len(own)
-            given: dict[str, Any] = {**options, "input_map": member.input_map, "base": None if number else base}
-            if base_input is not None and not number:
-                given["base_input"] = base_input
-            if keep is not None:
-                given["keep"] = own
-            if mix is not None:
-                given["mix"] = mix[..., columns].contiguous()
-            if into is not None:
-                weight = into.weight.unflatten(1, (-1, len(chosen)))[:, :, columns].flatten(1, 2)
-                given["into"] = into._replace(weight=weight, bias=None if results else into.bias)
-            results.append(member.functions(x, **given))
-        # Combinations and layers are sums over functions.
-        return torch.cat(results, dim=2) if mix is None and into is None else sum(results[1:], results[0])
+    def functions(self, x: Tensor, **options: Any) -> Tensor:
+        found: list[Member] = []
+        for member in self._members():
+            _collect(member, x, found)
+        if any(own.family is not known for own, known in zip(found, self.family.families, strict=True)):
+            self.family = self._joined_families()
+        options["input_map"] = "identity"  # each part has its own
+        return self.family(x, *joined_arguments(found), **options)
 
     def _members(self) -> list[Basis]:
         return [member for member in self.members if isinstance(member, Basis)]
+
+    @torch.no_grad()
+    def _joined_families(self) -> JoinedExpansion:
+        """The families of the parts as one.
+
+        It is made before compilers and exporters follow the code, which may not make operators.
+
+        Raises:
+            ValueError: a part does something else than to call one expansion.
+        """
+        families = []
+        x = torch.empty(1, self.in_channels)
+        for member in self._members():
+            found: list[Member] = []
+            returned = _collect(member, x, found)
+            sizes = [own.family.size(*own.tensors, *own.scalars) for own in found]
+            if returned is not x or sum(sizes) != member.num_functions:
+                raise ValueError(
+                    f"parts: basis {member.name!r} cannot be joined with others: its `functions` must hand x and all "
+                    "options that it gets on to one call of an expansion, and return what that returns"
+                )
+            families += [own.family for own in found]
+        return joined_families(*families)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "family"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.family = self._joined_families()
+
+
+def _collect(member: Basis, x: Tensor, found: list[Member]) -> Tensor:
+    """Add what joined families have of this basis to `found`; returns x."""
+    return member.functions(x, input_map=member.input_map, base=None, collect=found)
 
 
 def joined(basis: Basis, shape: tuple[int, int, int], name: str, options: Mapping[str, Any]) -> Joined:

@@ -24,8 +24,8 @@ import inspect
 import math
 import re
 import typing
-from collections.abc import Callable, Iterable
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -83,6 +83,8 @@ class Expansion:
         backend: name of one of `ops.BACKENDS`: what evaluates the functions.
         keep: numbers k, in order, of those functions that the result has; all by default. Not together with `mix`.
         into: a `Contraction`: the result is then the convolution of E, and neither forward nor backward keep E.
+        collect: a list: nothing is evaluated then. It gets the family with its arguments, as a `Member` to be joined
+            with others, and x is returned.
 
     Returns:
         Tensor [N, C, K, *S], K counting the base function, or [N, C, R, *S] with `mix`; flattening dimensions 1 and 2
@@ -94,27 +96,21 @@ class Expansion:
         ValueError: input_map, base or backend is unknown, or x has fewer than two dimensions.
     """
 
-    def __init__(self, values: Callable[..., Planes]) -> None:
+    def __init__(self, values: Callable[..., Planes], arguments: Mapping[str, Any] | None = None) -> None:
+        """`arguments` are the types of the arguments after x by name; by default what the signature says."""
         self.values = values
-        self.name = values.__name__
-        self.__name__ = values.__name__
+        self.name = self.operator_name = self.__name__ = values.__name__
         self.__doc__ = values.__doc__
-        hints = typing.get_type_hints(values)
-        names = list(inspect.signature(values).parameters)[1:]
-        for name in names:
-            if hints.get(name) is not Tensor and hints.get(name) not in _SCALARS:
-                raise TypeError(
-                    f"{values.__name__}: argument {name!r} must be annotated as Tensor, int, float, bool or str, "
-                    f"got {hints.get(name, 'no annotation')}"
-                )
-        self.argument_names = tuple(names)
-        self.num_tensors = sum(hints[name] is Tensor for name in names)
-        assert all(hints[name] is Tensor for name in names[: self.num_tensors]), "tensors come before scalars"
-        self._kinds = tuple(hints[name] for name in names[self.num_tensors :])
-        self._scalar_schema = "".join(f", {_SCALARS[hints[name]]} {name}" for name in names[self.num_tensors :])
-        self._defaults = {
-            p.name: p.default for p in inspect.signature(values).parameters.values() if p.default is not p.empty
-        }
+        self._defaults: dict[str, Any] = {}
+        if arguments is None:
+            arguments, self._defaults = _stated(values)
+        self.arguments = dict(arguments)
+        self.argument_names = tuple(arguments)
+        kinds = list(arguments.items())
+        self.num_tensors = sum(kind is Tensor for _, kind in kinds)
+        self._scalars = kinds[self.num_tensors :]
+        assert all(kind is not Tensor for _, kind in self._scalars), "tensors come before scalars"
+        self._scalar_schema = "".join(f", {_SCALARS[kind]} {name}" for name, kind in self._scalars)
         self._count = functools.lru_cache(maxsize=None)(self._count_planes)
         self.gradient: Callable[..., tuple[Any, ...]] | None = None
         self._expand: _Operator | None = None
@@ -146,7 +142,7 @@ class Expansion:
 
     def _define(self, vjp: Callable[..., tuple[Any, ...]]) -> None:
         self.gradient = vjp
-        name = _operator_name(self.values)
+        name = self.operator_name = _operator_name(self.values)
         self._expand = _Operator(self, name, convolves=False)
         self._convolve = _Operator(self, f"{name}_convolution", convolves=True)
 
@@ -164,6 +160,7 @@ class Expansion:
         backend: str = "auto",
         keep: tuple[int, ...] | None = None,
         into: Contraction | None = None,
+        collect: list[Member] | None = None,
         **kwargs: Any,
     ) -> Tensor:
         if not x.is_floating_point():
@@ -175,6 +172,9 @@ class Expansion:
                 raise ValueError(unknown_name(kind, name, POINTWISE))
         args = self._arguments(args, kwargs)
         tensors, scalars = args[: self.num_tensors], self._converted(args[self.num_tensors :])
+        if collect is not None:
+            collect += self._members(input_map, tensors, scalars)
+            return x
         call = Call(
             x,
             None if base is None else base_input,
@@ -216,16 +216,22 @@ class Expansion:
             signature = ", ".join(("x", *self.argument_names))
             raise TypeError(
                 f"{self.name}({signature}) got {len(args)} arguments after x and the names {sorted(kwargs)}; "
-                "give each argument once, and input_map, base, dtype, mix, base_input, backend, keep and into by name"
+                "give each argument once, and input_map, base, dtype, mix, base_input, backend, keep, into and collect "
+                "by name"
             )
         return (*args, *(kwargs[name] for name in missing))
 
     def _converted(self, scalars: tuple[Any, ...]) -> tuple[Any, ...]:
         """The scalars in the types that the family's function states."""
-        for name, kind, value in zip(self.argument_names[self.num_tensors :], self._kinds, scalars, strict=True):
+        for (name, kind), value in zip(self._scalars, scalars, strict=True):
             if kind is int and isinstance(value, float):
                 raise TypeError(f"{self.name}: {name} (={value!r}) must be an integer")
-        return tuple(float(value) if kind is float else value for kind, value in zip(self._kinds, scalars, strict=True))
+        typed = zip(self._scalars, scalars, strict=True)
+        return tuple(float(value) if kind is float else value for (_, kind), value in typed)
+
+    def _members(self, input_map: str, tensors: tuple[Tensor, ...], scalars: tuple[Any, ...]) -> list[Member]:
+        """What joined families have of this one."""
+        return [Member(self, input_map, tensors, scalars)]
 
     def size(self, *args: Any) -> int:
         """The number of functions for these arguments, base function not counted."""
@@ -243,6 +249,15 @@ class Expansion:
         if call.keep is not None:
             return len(call.keep)
         return self.size(*call.tensors, *call.scalars) + int(call.base is not None)
+
+
+class Member(NamedTuple):
+    """A family among joined ones, with its arguments."""
+
+    family: Expansion
+    input_map: str
+    tensors: tuple[Tensor, ...]
+    scalars: tuple[Any, ...]
 
 
 class _Operator:
@@ -593,6 +608,20 @@ def _joined(pieces: list[Tensor]) -> Tensor:
 def _flat(expanded: Tensor, call: Call) -> Tensor:
     batch, _, *space = call.x.shape
     return expanded.reshape(batch, math.prod(expanded.shape[1 : expanded.ndim - len(space)]), *space)
+
+
+def _stated(values: Callable[..., Planes]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The types and the defaults that a family's function states for its arguments after x."""
+    hints, parameters = typing.get_type_hints(values), list(inspect.signature(values).parameters.values())[1:]
+    for parameter in parameters:
+        kind = hints.get(parameter.name, "no annotation")
+        if kind is not Tensor and kind not in _SCALARS:
+            raise TypeError(
+                f"{values.__name__}: argument {parameter.name!r} must be annotated as Tensor, int, float, bool or str, "
+                f"got {kind}"
+            )
+    defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+    return {p.name: hints[p.name] for p in parameters}, defaults
 
 
 _operator_names: set[str] = set()

@@ -4,8 +4,8 @@ Imported where the backend "triton" is in use. With TRITON_INTERPRET=1 in the en
 they run on CPU tensors, slowly: that is how they are tested without a GPU.
 """
 
-from kanvolution.ops.triton.expand import evaluate, evaluate_gradients
 from kanvolution.ops.triton.families import DEVICE_FAMILIES, Family
+from kanvolution.ops.triton.joined import evaluate, evaluate_gradients
 from kanvolution.ops.triton.pointwise import DEVICE_POINTWISE
 from kanvolution.ops.triton.reorder import reorder
 from kanvolution.ops.triton.support import CONDITIONS, supports, unmet, writes_functions_first, zero_channels

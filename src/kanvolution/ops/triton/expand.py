@@ -137,6 +137,7 @@ def expand_kernel(
     SEPARATE: tl.constexpr,
     COUNTS: tl.constexpr,
     SHARED: tl.constexpr,
+    ADDS: tl.constexpr,
     TILE_P: tl.constexpr,
     TILE_C: tl.constexpr,
 ):
@@ -159,8 +160,14 @@ def expand_kernel(
         seen = value
     planes = evaluated(value, seen, firsts, seconds, VALUE, MAP, BASE, PLANES, NUMBERS)
     results = combined(planes, mix + own * mix_c, RESULTS)
-    # All stores come last: loads on either side of one are not recognised as the same.
     target = out + n * out_n + c * out_c + s * out_s
+    if ADDS:
+        there = fetched(target, out_k, inside, len(results))
+        totals = ()
+        for i in tl.static_range(len(results)):
+            totals = totals + (results[i] + there[i].to(tl.float32),)  # noqa: RUF005 (Triton has no star here)
+        results = totals
+    # All stores come last: loads on either side of one are not recognised as the same.
     for i in tl.static_range(len(results)):
         tl.store(target + i * out_k, results[i].to(out.dtype.element_ty), mask=inside)
 
@@ -275,6 +282,7 @@ def expand_backward_kernel(
     WANT_BASE: tl.constexpr,
     WANT_MIX: tl.constexpr,
     OVERWRITES: tl.constexpr,
+    ADDS: tl.constexpr,
     TILE_P: tl.constexpr,
     TILE_C: tl.constexpr,
 ):
@@ -356,7 +364,10 @@ def expand_backward_kernel(
         if WANT_X:
             if not SEPARATE:
                 total += base_total
-            tl.store(grad_x + n * dx_n + c * dx_c + s * dx_s, total.to(grad_x.dtype.element_ty), mask=inside)
+            place = grad_x + n * dx_n + c * dx_c + s * dx_s
+            if ADDS:
+                total += tl.load(place, mask=inside, other=0.0).to(tl.float32)
+            tl.store(place, total.to(grad_x.dtype.element_ty), mask=inside)
         if WANT_BASE:
             place = grad_base + n * db_n + c * db_c + s * db_s
             tl.store(place, base_total.to(grad_base.dtype.element_ty), mask=inside)
@@ -497,19 +508,26 @@ def _mix_numbers(call: Call) -> tuple[int, int]:
     return call.mix[0].numel() if call.mix.shape[0] > 1 else 0, call.mix.shape[1]
 
 
-def evaluate(values: Callable[..., Planes], call: Call, size: int, out: Tensor | None = None) -> Tensor:
-    """The result of a call that `supports` says yes to: in `out` [N, *inner_sizes, *S], or as `empty_expansion` is."""
+def evaluate(
+    values: Callable[..., Planes], call: Call, size: int, out: Tensor | None = None, adds: bool = False
+) -> Tensor:
+    """The result of a family's call that `supports` says yes to.
+
+    Args:
+        out: where it is written, [N, *inner_sizes, *S]; by default a new tensor as `empty_expansion` is.
+        adds: whether it is added to what is there.
+    """
     if out is None:
         out = empty_expansion(call.x, size, call.dtype, call.groups)
     result, kernel = out, expand_kernel
-    key = (id(kernel), values, out.shape, out.stride(), *facts(call))
-    launch = remembered(key, lambda: _forward(kernel, values, call, result))
+    key = (id(kernel), values, adds, out.shape, out.stride(), out.dtype, *facts(call))
+    launch = remembered(key, lambda: _forward(kernel, values, call, result, adds))
     x, base_input = launch.inputs(call.x, call.x if call.base_input is None else call.base_input)
     launch(x, base_input, out, *_learned(call, x))
     return out
 
 
-def _forward(kernel: Any, values: Callable[..., Planes], call: Call, out: Tensor) -> Launch:
+def _forward(kernel: Any, values: Callable[..., Planes], call: Call, out: Tensor, adds: bool) -> Launch:
     family = device_family(values)
     assert family is not None
     x, x_strides = flat(call.x, 2)
@@ -535,6 +553,7 @@ def _forward(kernel: Any, values: Callable[..., Planes], call: Call, out: Tensor
             "SEPARATE": call.base_input is not None,
             "COUNTS": own.counts,
             "SHARED": own.shared,
+            "ADDS": adds,
             "TILE_P": tile_p,
             "TILE_C": tile_c,
         },
@@ -543,21 +562,30 @@ def _forward(kernel: Any, values: Callable[..., Planes], call: Call, out: Tensor
 
 
 def evaluate_gradients(
-    values: Callable[..., Planes], call: Call, grad: Tensor, wanted: tuple[bool, ...], overwrites: bool = False
+    values: Callable[..., Planes],
+    call: Call,
+    grad: Tensor,
+    wanted: tuple[bool, ...],
+    overwrites: bool = False,
+    onto: Tensor | None = None,
 ) -> list[Tensor]:
-    """The gradients of those of `call.differentiable()` that are wanted, of a call that `supports` says yes to.
+    """The gradients of those of a family's `call.differentiable()` that are wanted; `supports` says yes to the call.
 
     Args:
         overwrites: whether the result of the call is written in place of its gradient, in the same memory; that must
             have a single stride over its dimensions of space, as every dense tensor has.
+        onto: a gradient of x to which this one is added; x and it are contiguous or channels-last.
     """
-    kernel, given = expand_backward_kernel, _by_channels(grad, call)
-    key = (id(kernel), values, wanted, overwrites, given.shape, given.stride(), given.dtype, *facts(call))
-    launch = remembered(key, lambda: _backward(kernel, values, call, given, wanted, overwrites))
+    kernel, given, adds = expand_backward_kernel, _by_channels(grad, call), onto is not None
+    key = (id(kernel), values, wanted, overwrites, adds, given.shape, given.stride(), given.dtype, *facts(call))
+    launch = remembered(key, lambda: _backward(kernel, values, call, given, wanted, overwrites, adds))
     assert not (overwrites and launch.copies[2])
     x, base_input, grad = launch.inputs(call.x, call.x if call.base_input is None else call.base_input, given)
     want_x, want_base, want_mix, flags = _split(call, wanted)
-    grad_x, *rest = launch.results(x, base_input) if want_base else launch.results(x) if want_x else [x]
+    if onto is not None:
+        grad_x, *rest = [onto]
+    else:
+        grad_x, *rest = launch.results(x, base_input) if want_base else launch.results(x) if want_x else [x]
     grad_base = rest[0] if rest else grad_x
     partials = torch.empty(launch.partials, dtype=torch.float32, device=x.device)
     launch(grad, x, base_input, grad_x, grad_base, partials, *_learned(call, x))
@@ -589,6 +617,7 @@ def _backward(
     given: Tensor,
     wanted: tuple[bool, ...],
     overwrites: bool,
+    adds: bool,
 ) -> Launch:
     family = device_family(values)
     assert family is not None
@@ -634,6 +663,7 @@ def _backward(
             "WANT_BASE": want_base,
             "WANT_MIX": want_mix,
             "OVERWRITES": overwrites,
+            "ADDS": adds,
             "TILE_P": tile_p,
             "TILE_C": tile_c,
         },

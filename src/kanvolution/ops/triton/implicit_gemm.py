@@ -89,7 +89,9 @@ def takes(direction: str, values: Callable[..., Planes], call: Call, into: Contr
         or channels * math.prod(into.weight.shape[2:]) > MOST_Q
     ):
         return False
-    if len(convolution.stride) != 2 or convolution.transposed or call.mix is not None or not supports(values, call):
+    if len(convolution.stride) != 2 or convolution.transposed or call.mix is not None:
+        return False
+    if device_family(values) is None or not supports(values, call):  # joined families have no single one
         return False
     positions = call.x.shape[0] * math.prod(convolution.output_size(call.x.shape[2:], into.weight.shape[2:]))
     inputs = [call.x] if call.base_input is None else [call.x, call.base_input]

@@ -8,7 +8,7 @@ on a GPU.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -38,18 +38,18 @@ class Launch:
     copies: tuple[bool, ...] = ()
     contiguous: tuple[bool, ...] = ()
     partials: tuple[int, ...] = (0,)
-    _compiled: Any = None
+    _compiled: dict[tuple[bool, ...], Any] = field(default_factory=dict)
 
     def __call__(self, *tensors: Tensor) -> None:
         # Of tensors, what is compiled depends on whether their places can be divided by 16.
-        aligned = not any(tensor.data_ptr() % 16 for tensor in tensors)
+        aligned = tuple(tensor.data_ptr() % 16 == 0 for tensor in tensors)
+        compiled = self._compiled.get(aligned)
         with torch.cuda.device_of(tensors[0]):
-            if aligned and self._compiled is not None:
-                self._compiled[(self.programs, 1, 1)](*tensors, *self.numbers, *self.constants.values())
+            if compiled is not None:
+                compiled[(self.programs, 1, 1)](*tensors, *self.numbers, *self.constants.values())
                 return
-            compiled = self.kernel[(self.programs,)](*tensors, *self.numbers, **self.constants)
-            if aligned:
-                self._compiled = compiled  # None under the interpreter
+            # None under the interpreter
+            self._compiled[aligned] = self.kernel[(self.programs,)](*tensors, *self.numbers, **self.constants)
 
     def inputs(self, *given: Tensor) -> list[Tensor]:
         """The tensors, or their copies."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from kanvolution.ops.evaluation import Call, Planes, memory_format
+from kanvolution.ops.joined import JoinedValues
 from kanvolution.ops.triton.families import device_family
 from kanvolution.ops.triton.pointwise import DEVICE_POINTWISE
 
@@ -18,9 +20,14 @@ OLDEST = (8, 0)
 """The compute capability of the first GPUs that have all three types."""
 
 CONDITIONS: dict[str, Callable[[Callable[..., Planes], Call], bool]] = {
-    "the family has device functions": lambda values, call: device_family(values) is not None,
-    "input map and base function have device functions": lambda values, call: (
-        call.input_map in DEVICE_POINTWISE and (call.base is None or call.base in DEVICE_POINTWISE)
+    "the family has device functions": lambda values, call: all(
+        device_family(own) is not None for own in _families(values)
+    ),
+    "joined families have no input map beside their own": lambda values, call: (
+        call.input_map == "identity" or not isinstance(values, JoinedValues)
+    ),
+    "input map and base function have device functions": lambda values, call: all(
+        name is None or name in DEVICE_POINTWISE for name in (*_input_maps(values, call), call.base)
     ),
     "float32, bfloat16 or float16": lambda values, call: (
         call.dtype in DTYPES and all(t.dtype in DTYPES for t in call.differentiable())
@@ -31,9 +38,16 @@ CONDITIONS: dict[str, Callable[[Callable[..., Planes], Call], bool]] = {
     "at least one and fewer than 2^31 elements": lambda values, call: _within(call.x),
 }
 
-
 VECTOR = 8
 """Channels that a thread reads at once, at most."""
+
+
+def _families(values: Callable[..., Planes]) -> list[Callable[..., Planes]]:
+    return [family.values for family in values.families] if isinstance(values, JoinedValues) else [values]
+
+
+def _input_maps(values: Callable[..., Planes], call: Call) -> Iterable[str]:
+    return values.input_maps(call.scalars) if isinstance(values, JoinedValues) else (call.input_map,)
 
 
 def unmet(values: Callable[..., Planes], call: Call) -> list[str]:
@@ -45,20 +59,16 @@ def supports(values: Callable[..., Planes], call: Call) -> bool:
     """Whether the kernels evaluate this call."""
     # Asked several times in every training step: what depends on types and names alone is remembered.
     dtypes = tuple(tensor.dtype for tensor in call.differentiable())
-    return _within(call.x) and _supports(values, call.input_map, call.base, call.dtype, dtypes, call.x.device)
+    known = (call.scalars, call.input_map, call.base, call.dtype)
+    return _within(call.x) and _supports(values, known, dtypes, call.x.device)
 
 
 @functools.cache
 def _supports(
-    values: Callable[..., Planes],
-    input_map: str,
-    base: str | None,
-    dtype: torch.dtype,
-    dtypes: tuple[torch.dtype, ...],
-    device: torch.device,
+    values: Callable[..., Planes], known: tuple[Any, ...], dtypes: tuple[torch.dtype, ...], device: torch.device
 ) -> bool:
     x, *tensors = (torch.empty(1, dtype=dtype, device=device) for dtype in dtypes)
-    return not unmet(values, Call(x, None, None, tuple(tensors), (), input_map, base, dtype, "triton"))
+    return not unmet(values, Call(x, None, None, tuple(tensors), *known, backend="triton"))
 
 
 def _within(x: Tensor) -> bool:
