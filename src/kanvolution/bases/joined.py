@@ -86,16 +86,20 @@ class Joined(Basis):
             ValueError: a part does something else than to call one expansion.
         """
         families = []
-        x = torch.empty(1, self.in_channels)
+        x = torch.empty(1, self.in_channels, 1)
         for member in self._members():
+            refusal = ValueError(
+                f"parts: basis {member.name!r} cannot be joined with others: its `functions` must hand x and all "
+                "options that it gets on to one call of an expansion, and return what that returns"
+            )
             found: list[Member] = []
-            returned = _collect(member, x, found)
+            try:
+                returned = _collect(member, x, found)
+            except TypeError as error:  # it knows some options alone
+                raise refusal from error
             sizes = [own.family.size(*own.tensors, *own.scalars) for own in found]
             if returned is not x or sum(sizes) != member.num_functions:
-                raise ValueError(
-                    f"parts: basis {member.name!r} cannot be joined with others: its `functions` must hand x and all "
-                    "options that it gets on to one call of an expansion, and return what that returns"
-                )
+                raise refusal
             families += [own.family for own in found]
         return joined_families(*families)
 

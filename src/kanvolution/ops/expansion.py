@@ -14,7 +14,7 @@ From these `Expansion` defines the operator `kanvolution::legendre`, which maps 
 alone, and computes the whole pair (input map and base function included) again in backward; and the operator
 `kanvolution::legendre_convolution`, the same with a convolution behind it, which saves x and the weight, and computes
 the expansion again for the gradient of the weight. Without a derivative the family still works: it is composed of
-ordinary torch operators.
+ordinary torch operators. `kanvolution.ops.joined` makes one family of several.
 """
 
 from __future__ import annotations
@@ -238,7 +238,8 @@ class Expansion:
         if self.num_tensors:
             # Learned tensors carry one value for each function in their last dimension.
             return args[0].shape[-1]
-        return self._count(*args)
+        # A compiler sees no cache.
+        return self._count_planes(*args) if torch.compiler.is_compiling() else self._count(*args)
 
     def _count_planes(self, *scalars: Any) -> int:
         return sum(1 for _ in self.values(torch.empty((0, 1), device="cpu"), *scalars))

@@ -71,7 +71,7 @@ class JoinedValues:
         for member, mapped in self._mapped(x, arguments):
             family, own = member.family, (*member.tensors, *member.scalars)
             assert family.gradient is not None
-            last = first + sum(1 for _ in family.values(mapped[:0], *own))
+            last = first + family.size(*own)
             grad, *rest = family.gradient(mapped, grads[first:last], *own)
             if member.input_map != "identity":
                 grad = grad * POINTWISE[member.input_map].derivative(x, mapped)
