@@ -1,5 +1,14 @@
+import copy
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
+from torch import Tensor, nn
 
 import kanvolution as kv
 from kanvolution.bases import joined
@@ -31,6 +40,125 @@ def test_a_layer_is_the_sum_of_one_layer_for_each_part() -> None:
     first.weight.data = weight[:, :, :4].flatten(1, 2)
     second.weight.data = weight[:, :, 4:].flatten(1, 2)
     assert_close(layer(x), first(x) + second(x))
+
+
+def test_a_layer_is_one_operator_with_one_convolution() -> None:
+    layer = kv.KANConv2d(4, 6, 3, groups=2, basis="joined", parts=[*TWO, {"basis": "joined"}])
+    graphs: list[torch.fx.GraphModule] = []
+
+    def keep(graph: torch.fx.GraphModule, _: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    for batch in (2, 3, 5):  # made once for all of them, after the first
+        torch.compile(layer, fullgraph=True, backend=keep)(torch.randn(batch, 4, 5, 5)).sum().backward()
+    assert len(graphs) <= 2
+    for graph in graphs:
+        called = [str(node.target) for node in graph.graph.nodes if "kanvolution" in str(node.target)]
+        assert called == ["kanvolution.joined_gram_wavelet_chebyshev_spline_convolution.default"]
+
+
+@pytest.mark.compiler
+@pytest.mark.skipif(not kv.ops.backends.HAS_CPP_COMPILER, reason="no C++ compiler")
+def test_a_compiled_layer_under_autocast() -> None:
+    layer = kv.KANConv2d(4, 6, 3, groups=2, basis="joined", parts=TWO)
+    x = torch.randn(2, 4, 5, 5, requires_grad=True)
+    results = []
+    for module in (layer, torch.compile(layer, fullgraph=True)):
+        with torch.autocast("cpu", torch.bfloat16):
+            y = module(x)
+        assert y.dtype == torch.bfloat16
+        results.append([y, *torch.autograd.grad(y.float().square().sum(), [x, *layer.parameters()])])
+    for found, expected in zip(*results, strict=True):
+        assert_close(found, expected, 3e-2)
+
+
+@pytest.mark.parametrize(
+    "again",
+    [copy.deepcopy, copy.copy, lambda layer: pickle.loads(pickle.dumps(layer))],
+    ids=["deep", "shallow", "pickle"],
+)
+def test_copies_and_pickles_have_the_same_operator(again: Callable[[nn.Module], Any]) -> None:
+    layer = kv.KANConv2d(4, 6, 3, basis="joined", parts=TWO)
+    x = torch.randn(2, 4, 5, 5)
+    other = again(layer)
+    assert torch.equal(other(x), layer(x)) and other.basis.family is layer.basis.family
+
+
+def test_a_pickle_is_compiled_in_another_process(tmp_path: Path) -> None:
+    """The operator is there when the layer is, before a compiler follows it."""
+    layer = kv.KANConv2d(4, 6, 3, basis="joined", parts=TWO)
+    x = torch.randn(2, 4, 5, 5)
+    torch.save((layer, x, layer(x)), tmp_path / "layer.pt")
+    code = (
+        "import sys, torch; layer, x, y = torch.load(sys.argv[1], weights_only=False); "
+        "found = torch.compile(layer, fullgraph=True, backend='aot_eager')(x); "
+        "found.sum().backward(); assert torch.allclose(found, y, atol=1e-6)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "layer.pt")], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_input_maps_and_families_of_parts_may_change() -> None:
+    class Choice(kv.Basis):
+        def __init__(self) -> None:
+            super().__init__(3, input_map="tanh")
+            self.family = kv.ops.legendre
+
+        def functions(self, x: Tensor, **options: Any) -> Tensor:
+            return self.family(x, 2, **options)
+
+    x = torch.randn(2, 1, 7)
+    kv.register_basis("choice")(Choice)
+    try:
+        basis = kv.create_basis("joined", parts=[{"basis": "choice"}, {"basis": "gram"}], base=None)
+    finally:
+        kv.bases.BASES.unregister("choice")
+    basis.members[0].family, basis.members[0].input_map = kv.ops.chebyshev, "sigmoid"
+    assert_close(basis(x)[:, :, :3], kv.ops.chebyshev(x, 2, input_map="sigmoid"))
+
+
+def test_a_basis_of_ones_own_is_a_part() -> None:
+    """One without a derivative makes the joined functions be composed of ordinary operators."""
+    basis = kv.create_basis("joined", parts=[{"basis": "own_powers"}, {"basis": "gram"}]).double()
+    x = torch.randn(2, 1, 7, dtype=torch.float64, requires_grad=True)
+    powers, gram = (kv.create_basis(name).double() for name in ("own_powers", "gram"))
+    expected = torch.cat([powers(x), gram(x)[:, :, 1:]], dim=2)
+    assert_close(basis(x), expected)
+    assert_close(*(torch.autograd.grad(y.square().sum(), x)[0] for y in (basis(x), expected)))
+
+
+BROKEN: dict[str, Callable[..., Tensor]] = {
+    "changes its input": lambda x, **options: kv.ops.legendre(2 * x, 2, **options),
+    "changes the result": lambda x, **options: 2 * kv.ops.legendre(x, 2, **options),
+    "has two families": lambda x, **options: torch.cat(
+        [kv.ops.legendre(x, 0, **options), kv.ops.chebyshev(x, 1, **{**options, "base": None})], dim=2
+    ),
+    "leaves functions out": lambda x, **options: kv.ops.legendre(x, 3, **{**options, "keep": (0, 1, 2)}),
+    "knows no other options": lambda x, input_map="tanh", base=None, dtype=None: kv.ops.legendre(
+        x, 2, input_map=input_map, base=base, dtype=dtype
+    ),
+    "drops options": lambda x, input_map, base, **_: kv.ops.legendre(x, 2, input_map=input_map, base=base),
+}
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+def test_a_basis_that_does_more_than_call_an_expansion_is_refused(broken: str) -> None:
+    class Own(kv.Basis):
+        def __init__(self) -> None:
+            super().__init__(3, input_map="tanh")
+
+        def functions(self, x: Tensor, **options: Any) -> Tensor:
+            return BROKEN[broken](x, **options)
+
+    kv.register_basis("broken")(Own)
+    try:
+        with pytest.raises(ValueError, match=r"basis 'broken' cannot be joined .* one call of an expansion"):
+            kv.create_basis("joined", parts=[{"basis": "gram"}, {"basis": "broken"}])
+    finally:
+        kv.bases.BASES.unregister("broken")
 
 
 def test_some_of_the_functions_and_combinations() -> None:

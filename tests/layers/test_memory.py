@@ -7,8 +7,8 @@ from torch import Tensor, nn
 import kanvolution as kv
 from kanvolution.layers.structures import Structure
 
-# One that has no derivative of its own, and one that keeps its weight by parts.
-PACKAGED = [name for name in kv.list_bases() if name not in ("own_powers", "joined")]
+# The other has no derivative of its own.
+PACKAGED = [name for name in kv.list_bases() if name != "own_powers"]
 
 
 def kept(module: nn.Module, x: Tensor) -> float:
@@ -51,12 +51,6 @@ def test_a_compiled_block_keeps_at_most_four_inputs(basis: str) -> None:
     x = torch.randn(4, 32, 16, 16, requires_grad=True)
     compiled(x)
     assert kept(compiled, x) <= 4
-
-
-def test_joined_bases_keep_the_input_and_the_parts_of_the_weight() -> None:
-    layer = kv.KANConv2d(32, 32, 3, basis="joined")
-    x = torch.randn(4, 32, 16, 16, requires_grad=True)
-    assert kept(layer, x) <= 1.1 + layer.weight.numel() / x.numel()
 
 
 @pytest.mark.parametrize("structure", [kv.LowRank(2), kv.Bottleneck(reduction=2)])

@@ -16,6 +16,7 @@ from tests.ops.test_families import FAMILIES, draw
 from tests.tolerances import assert_close
 
 family = pytest.mark.parametrize("name", [n for n in FAMILIES if n.endswith(("3", "5_3", "rbf", "bumps", "hat", "r4"))])
+JOINED = "joined_gram_wavelet_relu_bumps"
 
 # name: (convolution, shape of x, outputs, kernel)
 CONVOLUTIONS: dict[str, tuple[ops.Convolution, tuple[int, ...], int, tuple[int, ...]]] = {
@@ -75,7 +76,7 @@ def test_single_gradients_are_those_of_all(form: str) -> None:
 
 @convolutions
 @pytest.mark.parametrize("mixed", [False, True], ids=["full", "mixed"])
-@pytest.mark.parametrize("name", ["gram2", "spline5_3"])
+@pytest.mark.parametrize("name", ["gram2", "spline5_3", JOINED])
 def test_derivatives_of_first_and_second_order(name: str, form: str, mixed: bool) -> None:
     _, tensors, call = make(name, form, mixed)
     values = tuple(t.requires_grad_() for t in tensors.values())
@@ -95,16 +96,17 @@ def test_it_is_the_expansion_and_then_the_convolution(name: str, form: str) -> N
         assert_close(a, e)
 
 
+@pytest.mark.parametrize("name", ["rbf", JOINED])
 @pytest.mark.parametrize("frozen", ["x", "weight", "bias", "learned0", "base_input"])
-def test_gradients_that_are_not_wanted_change_nothing(frozen: str) -> None:
-    _, tensors, call = make("rbf", "2d_groups")
+def test_gradients_that_are_not_wanted_change_nothing(frozen: str, name: str) -> None:
+    _, tensors, call = make(name, "2d_groups")
     everything = tuple(t.requires_grad_() for t in tensors.values())
     expected = dict(zip(tensors, torch.autograd.grad(call(*everything).square().sum(), everything), strict=True))
     tensors[frozen] = tensors[frozen].detach()
     y = call(*tensors.values())
     rest = [n for n in tensors if n != frozen]
-    for name, grad in zip(rest, torch.autograd.grad(y.square().sum(), [tensors[n] for n in rest]), strict=True):
-        assert_close(grad, expected[name])
+    for own, grad in zip(rest, torch.autograd.grad(y.square().sum(), [tensors[n] for n in rest]), strict=True):
+        assert_close(grad, expected[own])
 
 
 @pytest.mark.parametrize("layout", ["channels_last", "strided", "expanded"])
@@ -146,10 +148,11 @@ def test_blocks_do_not_show() -> None:
 
 
 @convolutions
+@pytest.mark.parametrize("name", ["gram2", JOINED])
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # opcheck's own inputs
-def test_operator_contract(form: str) -> None:
+def test_operator_contract(form: str, name: str) -> None:
     """Schema, fake kernel, autograd registration and compiled backward agree with the eager operator."""
-    op, tensors, _ = make("gram2", form)
+    op, tensors, _ = make(name, form)
     convolution = CONVOLUTIONS[form][0]
     weight, bias = (tensors[n].requires_grad_() for n in ("weight", "bias"))
     inner = op._convolve
@@ -160,8 +163,9 @@ def test_operator_contract(form: str) -> None:
             if x.ndim != 4:
                 continue
             x = x.to(memory_format=layout)
-        beta = tensors["learned0"].requires_grad_()
-        call = Call(x.requires_grad_(), None, None, (beta,), (), "tanh", "silu", x.dtype, "eager")
+        learned = tuple(t.requires_grad_() for n, t in tensors.items() if n.startswith("learned"))
+        scalars = FAMILIES[name][1][len(learned) :]
+        call = Call(x.requires_grad_(), None, None, learned, scalars, "tanh", "silu", x.dtype, "eager")
         torch.library.opcheck(inner.forward, inner.pack(call, ops.Contraction(convolution, weight, bias)))
 
 
@@ -190,6 +194,8 @@ def test_compile_needs_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
         ("gram2", "2d_groups", False),
         ("rbf", "2d_same", True),
         ("rbf", "linear", False),
+        (JOINED, "2d_groups", False),
+        (JOINED, "2d_groups", True),
         pytest.param("spline5_3", "2d_groups", False, marks=pytest.mark.slow),
         pytest.param("rbf", "3d", False, marks=pytest.mark.slow),
     ],
@@ -293,7 +299,7 @@ class _Own(torch.Tensor):
     """A subclass that changes nothing."""
 
 
-@pytest.mark.parametrize("basis", ["gram", "spline", "wavelet"])
+@pytest.mark.parametrize("basis", ["gram", "spline", "wavelet", "joined"])
 @pytest.mark.parametrize("bias", [True, False])
 def test_both_ways_into_an_operator_agree(basis: str, bias: bool) -> None:
     """A mode or a subclass sees one operator; without them the dispatcher is left out, and the results are the same."""

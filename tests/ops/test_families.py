@@ -1,4 +1,4 @@
-"""Every family against its textbook formula and SciPy, in values, gradients, layouts and precisions."""
+"""Every family, joined ones too, against its textbook formula and SciPy: values, gradients, layouts, precisions."""
 
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from kanvolution import ops
 from kanvolution.ops import reference
+from kanvolution.ops.joined import JoinedExpansion, joined_families
 from tests.tolerances import assert_close
 
 
@@ -47,15 +48,41 @@ FAMILIES: dict[str, tuple[ops.Expansion, tuple[Any, ...], tuple[float, float]]] 
         for kind in ops.WAVELETS
     },
     **{f"fourier{n}": (ops.fourier, (n,), (-4, 4)) for n in (1, 4)},
+    "joined_chebyshev_spline": (
+        joined_families(ops.chebyshev, ops.spline),
+        ("tanh", 2, "identity", 3, 2, -1.0, 1.0),
+        (-2, 2),
+    ),
+    "joined_gram_wavelet_relu_bumps": (
+        joined_families(ops.gram, ops.wavelet, ops.relu_bumps),
+        (
+            torch.linspace(0.1, 0.4, 4, dtype=torch.float64),
+            *(torch.tensor([1.0, -1.4]).double(), torch.tensor([0.0, 0.5]).double()),
+            *(torch.tensor([0.1, 0.3]).double(), torch.tensor([0.5, 0.9]).double()),
+            *("tanh", "identity", "mexican_hat", "sigmoid", 0.5),
+        ),
+        (-2, 2),
+    ),
 }
 family = pytest.mark.parametrize("name", list(FAMILIES))
+
+
+def textbook(op: ops.Expansion, x: Tensor, args: tuple[Any, ...]) -> list[Tensor]:
+    """The functions of a family by `ops.reference`; those of joined ones in order, each after its own input map."""
+    if not isinstance(op, JoinedExpansion):
+        return list(getattr(reference, op.name)(x, *args))
+    planes = []
+    for member in op.values.members(args[: op.num_tensors], args[op.num_tensors :]):
+        mapped = ops.POINTWISE[member.input_map].value(x)
+        planes += textbook(member.family, mapped, (*member.tensors, *member.scalars))
+    return planes
 
 
 @family
 def test_values_are_the_textbook_formula(name: str) -> None:
     op, args, domain = FAMILIES[name]
     x = draw(2, 3, 41, low=domain[0], high=domain[1])
-    expected = torch.stack(getattr(reference, op.name)(x, *args), dim=2)
+    expected = torch.stack(textbook(op, x, args), dim=2)
     assert_close(op(x, *args), expected)
     assert_close(op.plain(x, *args), expected)
 

@@ -16,6 +16,7 @@ import kanvolution as kv
 from kanvolution import ops
 from kanvolution.ops import backends
 from kanvolution.ops.evaluation import Call
+from kanvolution.ops.joined import joined_families
 from tests.ops.test_families import FAMILIES
 
 KERNELS = [Path(__file__).with_name(f"test_triton_{name}.py") for name in ("kernels", "edge_wavelet")]
@@ -85,6 +86,37 @@ def test_a_family_of_ones_own_has_no_kernel() -> None:
 
     call = Call(torch.randn(2, 3), None, None, (), (3,), "tanh", "silu", torch.float32, "triton")
     assert unmet(legendre.values, call) == ["the family has device functions"]
+    both = call._replace(scalars=("tanh", 3, "tanh", 3), input_map="identity")
+    assert unmet(joined_families(ops.legendre, legendre).values, both) == ["the family has device functions"]
+
+
+@pytest.mark.parametrize(
+    ("change", "condition"),
+    [
+        ({}, None),
+        ({"input_map": "tanh"}, "joined families have no input map beside their own"),
+        ({"scalars": ("tanh", 3, "sine", 2)}, "input map and base function have device functions"),
+    ],
+    ids=["all", "outer", "inner"],
+)
+def test_what_the_kernels_do_of_joined_families(
+    change: dict[str, Any], condition: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One launch for each family; no implicit product, which has one."""
+    pytest.importorskip("triton")
+    from kanvolution.ops.triton import supports, unmet
+    from kanvolution.ops.triton.implicit_gemm import THRESHOLDS, Threshold, takes
+
+    monkeypatch.setitem(THRESHOLDS, "forward", Threshold(10**6, 0, 0))
+    values = joined_families(ops.legendre, ops.fourier).values
+    x = torch.randn(2, 3, 4, 4)
+    scalars = ("tanh", 3, "identity", 2)
+    call = Call(x, None, None, (), scalars, "identity", "silu", x.dtype, "triton")._replace(**change)
+    assert unmet(values, call) == ([] if condition is None else [condition])
+    assert supports(values, call) == (condition is None)
+    into = ops.Contraction(ops.Convolution((1, 1), (1, 1), (1, 1)), torch.randn(64, 27, 3, 3), None)
+    assert not takes("forward", values, call, into)
+    assert takes("forward", ops.legendre.values, call._replace(scalars=(3,), input_map="tanh"), into)
 
 
 def test_the_backend_is_chosen_by_device(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -137,7 +169,9 @@ class Recorder:
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=() if name in ("gram2", "wavelet_meyer") else pytest.mark.slow)
+        pytest.param(
+            name, marks=() if name in ("gram2", "wavelet_meyer", "joined_chebyshev_spline") else pytest.mark.slow
+        )
         for name in FAMILIES
         if not name.endswith(("0", "1", "7"))
     ],
@@ -147,6 +181,7 @@ def test_the_expansion_compiles_for_a_gpu(name: str, monkeypatch: pytest.MonkeyP
     pytest.importorskip("triton")
     if backends.INTERPRETS_TRITON:
         pytest.skip("the interpreter replaces the compiler")
+    from kanvolution.ops import triton as kernels
     from kanvolution.ops.triton import expand
 
     recorders = [Recorder(expand.expand_kernel), Recorder(expand.expand_backward_kernel)]
@@ -158,8 +193,12 @@ def test_the_expansion_compiles_for_a_gpu(name: str, monkeypatch: pytest.MonkeyP
     options = ("tanh", "silu", x.dtype, "triton")
     for sample in (x, x.contiguous(memory_format=torch.channels_last)):
         call = Call(sample, None, None, tensors, args[len(tensors) :], *options)
-        y = expand.evaluate(op.values, call, op.size(*args) + 1)
-        expand.evaluate_gradients(op.values, call, y, (True,) * (1 + len(tensors)))
+        y = kernels.evaluate(op.values, call, op.size(*args) + 1)
+        kernels.evaluate_gradients(op.values, call, y, (True,) * (1 + len(tensors)))
+    combined = call._replace(mix=torch.randn(3, 2, op.size(*args) + 1))
+    kernels.evaluate_gradients(
+        op.values, combined, kernels.evaluate(op.values, combined, 2), (True,) * (2 + len(tensors))
+    )
     for recorder in recorders:
         for kernel in recorder.compile():
             assert kernel.asm["cubin"]

@@ -21,13 +21,14 @@ if not INTERPRETED:
 DEVICE = "cpu" if INTERPRETED else "cuda"
 
 from kanvolution import ops  # noqa: E402
-from kanvolution.ops import reference  # noqa: E402
-from tests.ops.test_families import FAMILIES, draw  # noqa: E402
+from kanvolution.ops.joined import joined_families  # noqa: E402
+from tests.ops.test_families import FAMILIES, draw, textbook  # noqa: E402
 from tests.tolerances import assert_close  # noqa: E402
 
 NAMES = [
     n for n in FAMILIES if n not in ("spline4_0", "legendre0", "chebyshev0", "gram0", "bernstein1", "jacobi0_1.0_1.0")
 ]
+JOINED = [n for n in NAMES if n.startswith("joined")]
 DTYPES = [torch.float32, torch.bfloat16, torch.float16]
 
 
@@ -53,12 +54,13 @@ def _poisoned_memory_and_small_tiles(monkeypatch: pytest.MonkeyPatch) -> Iterato
 def formula(name: str, x: Tensor, base_input: Tensor | None, tensors: tuple[Tensor, ...], options: Any) -> Tensor:
     """E by `ops.reference`, [N, C, K, *S]."""
     op, args, _ = FAMILIES[name]
-    if tensors and tensors[0].ndim == 2:
+    if any(t.ndim == 2 for t in tensors):
         seen = x if base_input is None else base_input
-        rows = zip(x.split(1, 1), seen.split(1, 1), *(t.unbind() for t in tensors), strict=True)
+        own = (t.unbind() if t.ndim == 2 else [t] * x.shape[1] for t in tensors)
+        rows = zip(x.split(1, 1), seen.split(1, 1), *own, strict=True)
         return torch.cat([formula(name, x, seen, tuple(row), options) for x, seen, *row in rows], dim=1)
     mapped = ops.POINTWISE[options.get("input_map", "identity")].value(x)
-    planes = list(getattr(reference, op.name)(mapped, *tensors, *args[len(tensors) :]))
+    planes = textbook(op, mapped, (*tensors, *args[len(tensors) :]))
     if options.get("base"):
         planes.insert(0, ops.POINTWISE[options["base"]].value(x if base_input is None else base_input))
     if options.get("keep") is not None:
@@ -144,7 +146,7 @@ def test_near_and_far_inputs_of_the_maps() -> None:
             assert torch.allclose(a, e, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("name", ["gram6", "spline5_3", "wavelet_morlet", "legendre7"])
+@pytest.mark.parametrize("name", ["gram6", "spline5_3", "wavelet_morlet", "legendre7", *JOINED])
 @pytest.mark.parametrize("layout", ["linear", "1d", "3d", "channels_last_3d", "sliced", "transposed", "windows"])
 def test_layouts(name: str, layout: str) -> None:
     x = sample(name, 3, 2, 4, 3, 5)
@@ -158,26 +160,34 @@ def test_layouts(name: str, layout: str) -> None:
         # One stride over space, which a tensor like it has not.
         "windows": lambda: x.flatten()[:40].unfold(0, 10, 2)[:4].view(4, 1, 2, 5),
     }[layout]()
-    check(name, x, {"input_map": "tanh", "base": "silu"})
+    check(name, x, {"input_map": "identity" if name in JOINED else "tanh", "base": "silu"})
 
 
-@pytest.mark.parametrize("name", ["gram6", "rbf", "chebyshev7"])
+@pytest.mark.parametrize("name", ["gram6", "rbf", "chebyshev7", *JOINED])
 @pytest.mark.parametrize("keep", [None, (0, 2), (1, 3), (2,)], ids=str)
 def test_kept_functions_and_a_base_input_of_its_own(name: str, keep: tuple[int, ...] | None) -> None:
     x = sample(name, 2, 3, 5, 3)
     check(name, x, {"base": "gelu", "keep": keep}, base_input=torch.randn(2, 3, 5, 3))
 
 
-@pytest.mark.parametrize("name", ["rbf", "relu_bumps", "wavelet_mexican_hat"])
+@pytest.mark.parametrize("name", ["rbf", "relu_bumps", "wavelet_mexican_hat", JOINED[-1]])
 def test_learned_tensors_of_each_channel(name: str) -> None:
     """In many tiles: their gradients are sums over all of them."""
-    rows = tuple(torch.stack([a * f for f in (1.0, 1.1, 1.2)]) for a in FAMILIES[name][1] if isinstance(a, Tensor))
+    given = [a for a in FAMILIES[name][1] if isinstance(a, Tensor)]
+    rows = tuple(torch.stack([a * f for f in (1.0, 1.1, 1.2)]) for a in given)
+    if name in JOINED:
+        rows = (given[0], *rows[1:])  # that of Gram polynomials is one for all channels
     for form in (torch.contiguous_format, torch.channels_last):
         check(name, sample(name, 2, 3, 13, 11).contiguous(memory_format=form), {"base": "silu"}, tensors=rows)
 
 
 @pytest.mark.parametrize(
-    "name", ["gram2", *(pytest.param(n, marks=pytest.mark.slow) for n in ("gram6", "spline5_3", "rbf", "wavelet_dog"))]
+    "name",
+    [
+        "gram2",
+        *JOINED,
+        *(pytest.param(n, marks=pytest.mark.slow) for n in ("gram6", "spline5_3", "rbf", "wavelet_dog")),
+    ],
 )
 @pytest.mark.parametrize("results", [1, 3])
 def test_combinations(name: str, results: int) -> None:
@@ -211,6 +221,54 @@ def test_combinations_are_no_expansion_and_no_ordinary_operators(monkeypatch: py
     monkeypatch.setattr(evaluation, "_gradients", None)
     layer(x).square().sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in (x, *layer.parameters()))
+
+
+@pytest.mark.parametrize("keep", [(0,), (3, 4, 7), (5,), (0, 7, 8)], ids=str)
+def test_joined_families_of_which_some_have_no_function_kept(keep: tuple[int, ...]) -> None:
+    """Gradients of what nothing depends on are zero."""
+    check(JOINED[-1], sample(JOINED[-1], 2, 3, 5, 3), {"base": "gelu", "keep": keep}, torch.randn(2, 3, 5, 3))
+
+
+def test_a_family_without_device_functions_takes_joined_ones_along() -> None:
+    @ops.expansion
+    def powers(x: Tensor, degree: int) -> ops.Planes:
+        return [x**k for k in range(1, degree + 1)]
+
+    @powers.derivative
+    def powers_derivative(x: Tensor, degree: int) -> ops.Slopes:
+        return [k * x ** (k - 1) for k in range(1, degree + 1)]
+
+    joined = joined_families(ops.legendre, powers)
+    x = torch.randn(2, 3, 5, device=DEVICE, requires_grad=True)
+    results = []
+    for backend in ("triton", "eager"):
+        y = joined(x, "tanh", 2, "sigmoid", 3, base="silu", backend=backend)
+        results.append([y, *torch.autograd.grad(y.square().sum(), x)])
+    for actual, expected in zip(*results, strict=True):
+        assert torch.equal(actual, expected)
+
+
+@pytest.mark.parametrize("wanted", [0, 1, 2, 4], ids=["x", "first", "second", "last"])
+@pytest.mark.parametrize("mixed", [False, True], ids=["full", "mixed"])
+def test_single_gradients_of_joined_families(wanted: int, mixed: bool) -> None:
+    """Values are written over their gradients by all families, whatever else is wanted of each."""
+    op, args, _ = FAMILIES[JOINED[-1]]
+    tensors = [a.float().to(DEVICE) for a in args if isinstance(a, Tensor)]
+    x = sample(JOINED[-1], 2, 8, 4, 3).contiguous(memory_format=torch.channels_last).to(DEVICE)
+    size = op.size(*args) + 1
+    mix = torch.randn(8, 2, size, device=DEVICE) if mixed else None
+    weight = torch.randn(3, 8 * (2 if mixed else size), 2, 2, device=DEVICE)
+    results = []
+    for backend in ("triton", "eager"):
+        own = [
+            t.clone(memory_format=torch.preserve_format).requires_grad_(i == wanted)
+            for i, t in enumerate([x, *tensors])
+        ]
+        into = ops.Contraction(ops.Convolution((1, 1), (1, 1), (1, 1)), weight.clone().requires_grad_(), None)
+        y = op(*own, *args[len(tensors) :], base="silu", mix=mix, into=into, backend=backend)
+        results.append([y, *torch.autograd.grad(y.square().sum(), [own[wanted], into.weight])])
+    for actual, expected in zip(*results, strict=True):
+        assert_close(actual, expected, 1e-4)
 
 
 @pytest.mark.slow
@@ -359,6 +417,7 @@ def check_convolution(name: str, form: str, dtype: torch.dtype, options: Any, **
     y = op(x, *rest, *scalars, base_input=seen, into=into, backend="triton", **options)
     x, seen, weight, bias, *rest = exact
     expected = convolution(formula(name, x, seen, tuple(rest), options).flatten(1, 2), weight, bias)
+    expected = expected + 0 * sum(t.sum() for t in rest)  # what is not kept has no gradient
     limit = {torch.float32: 1e-4, torch.bfloat16: 3e-2, torch.float16: 6e-3}[dtype]
     assert_close(y.cpu(), expected, limit)
     assert y.is_contiguous(**layout)
@@ -376,7 +435,9 @@ def test_implicit_product_of_every_convolution(name: str, form: str, implicit: N
     check_convolution(name, form, torch.float32, {"base": "silu", "input_map": "tanh"})
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if n.endswith(("2", "5_3", "rbf", "bumps", "t", "r4", "hat"))])
+@pytest.mark.parametrize(
+    "name", [n for n in NAMES if n.endswith(("2", "5_3", "rbf", "bumps", "t", "r4", "hat")) and n not in JOINED]
+)
 def test_implicit_product_of_every_family(name: str, implicit: None) -> None:
     check_convolution(name, "groups_stride_dilation", torch.float32, {"base": "gelu"})
 
@@ -407,6 +468,21 @@ def test_expansions_ordered_by_functions(form: str, dtype: torch.dtype, monkeypa
     check_convolution(name, form, dtype, options, memory_format=layout)
     # In backward it is made in the memory of its gradient.
     assert len(orders) == 1 and all(e.stride(3) == 1 and e.stride(2) == e.shape[3] and e.shape[1] == 1 for e in orders)
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last], ids=str)
+@pytest.mark.parametrize("form", ["plain", "groups_stride_dilation", "first_functions"])
+@pytest.mark.parametrize("options", [{"base": "silu"}, {"keep": (1, 4, 5)}], ids=["base", "keep"])
+@pytest.mark.parametrize("dtype", DTYPES[:2], ids=str)
+def test_joined_families_write_into_one_expansion(
+    dtype: torch.dtype, options: dict[str, Any], form: str, layout: torch.memory_format, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In every order of it, filled up with zeros or not, and without ordinary operators."""
+    from kanvolution.ops import evaluation
+
+    monkeypatch.setattr(evaluation, "_planes", None)
+    monkeypatch.setattr(evaluation, "_gradients", None)
+    check_convolution(JOINED[-1], form, dtype, options, memory_format=layout)
 
 
 @pytest.mark.parametrize("form", ["plain", "strides", "same"])
