@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import platform
 from typing import Any
 
 import torch
@@ -55,3 +57,19 @@ def peak(contestant: Contestant) -> int:
         now += event.nbytes()
         most = max(most, now)
     return most
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep the memory that tensors on a CPU have given back, where its C library is glibc.
+
+    Otherwise it returns large blocks to the system, which clears them page by page when they are asked for again. That
+    took a tenth of a training step or more, of this contestant or that, as blocks happened to lie.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return
+    library = ctypes.CDLL(None)
+    library.mallopt(_M_MMAP_MAX, 0)
+    library.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # as in malloc.h

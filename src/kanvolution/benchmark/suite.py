@@ -15,6 +15,7 @@ from kanvolution.bases import list_bases
 from kanvolution.benchmark.cases import CASES
 from kanvolution.benchmark.contestants import contestants, import_peer
 from kanvolution.benchmark.measure import measure
+from kanvolution.benchmark.memory import keep_freed_memory
 from kanvolution.benchmark.report import line
 from kanvolution.benchmark.settings import Settings
 from kanvolution.registry import unknown_name
@@ -52,6 +53,7 @@ def run(
     own = {key: getattr(settings, key) for key in ("batch", "size") if getattr(settings, key) is not None}
     before = torch.get_num_threads()
     torch.set_num_threads(settings.threads or before)
+    keep_freed_memory()
     try:
         results, facts = [], {}
         for name in cases:

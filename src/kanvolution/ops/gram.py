@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from kanvolution.ops.expansion import Planes, expansion
-from kanvolution.ops.pointwise import silu
+from kanvolution.ops.pointwise import sigmoid, silu
 
 
 def gram_coefficients(degree: int, points: int) -> Tensor:
@@ -44,7 +44,7 @@ def gram_vjp(x: Tensor, grads: list[Tensor], beta: Tensor) -> tuple[Tensor, Tens
     grad_beta = [torch.zeros_like(coefficients[0]) for _ in coefficients]
     adjoint, above, above_two = None, None, None
     for k in range(degree, 0, -1):
-        s = torch.sigmoid(values[k])
+        s = sigmoid(values[k])
         adjoint = grads[k] * torch.addcmul(s, values[k] * s, 1 - s)
         if above is not None:
             adjoint = torch.addcmul(adjoint, x, above)

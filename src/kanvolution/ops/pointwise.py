@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from kanvolution.tracing import is_exporting
+
 
 class Pointwise(NamedTuple):
     """A scalar function and its derivative; the derivative gets x and y = value(x) to save work."""
@@ -18,14 +20,49 @@ class Pointwise(NamedTuple):
     derivative: Callable[[Tensor, Tensor], Tensor]
 
 
+def sigmoid(x: Tensor) -> Tensor:
+    """1 / (1 + exp(-x)). In a loop for a CPU with exp2 in place of exp: the compiler writes what it needs of exp and
+    sigmoid twice to memory, and reads it again.
+    """
+    return 1 / (1 + torch.exp2(-_LOG2_E * x)) if _in_loop(x) else torch.sigmoid(x)
+
+
 def silu(x: Tensor) -> Tensor:
-    """x sigmoid(x). Written out where it is compiled, so that a loop that needs the sigmoid too computes it once."""
-    return x * torch.sigmoid(x) if torch.compiler.is_compiling() else F.silu(x)
+    """x sigmoid(x). Written out in a loop, so that one that needs the sigmoid too computes it once."""
+    return x * sigmoid(x) if torch.compiler.is_compiling() else F.silu(x)
 
 
 def _silu_derivative(x: Tensor, y: Tensor) -> Tensor:
-    s = torch.sigmoid(x)
+    s = sigmoid(x)
     return s + y * (1 - s)
+
+
+def tanh(x: Tensor) -> Tensor:
+    """tanh(x). In a loop for a CPU from exp2, to two units in the last place: that takes a third of the time of the
+    vector library's tanh.
+    """
+    if not _in_loop(x):
+        return torch.tanh(x)
+    size, square = x.abs(), x * x
+    decay = torch.exp2(-2 * _LOG2_E * size)
+    series = torch.full_like(x, _TANH_SERIES[-1])
+    for coefficient in reversed(_TANH_SERIES[:-1]):
+        series = series * square + coefficient
+    # Near 0 the quotient has few digits.
+    return torch.where(size < 0.4, x * series, torch.copysign((1 - decay) / (1 + decay), x))
+
+
+def _in_loop(x: Tensor) -> bool:
+    """Whether a loop over float32 is compiled for a CPU."""
+    if x.dtype != torch.float32 or x.device.type != "cpu":
+        return False
+    return torch.compiler.is_compiling() and not is_exporting()
+
+
+_LOG2_E = 1 / math.log(2)
+
+_TANH_SERIES = (1, -1 / 3, 2 / 15, -17 / 315, 62 / 2835, -1382 / 155925)
+"""Coefficients of x, x^3, x^5, ... of tanh(x)."""
 
 
 def _gelu_derivative(x: Tensor, y: Tensor) -> Tensor:
@@ -38,6 +75,6 @@ POINTWISE: dict[str, Pointwise] = {
     "silu": Pointwise(silu, _silu_derivative),
     "gelu": Pointwise(F.gelu, _gelu_derivative),
     "relu": Pointwise(F.relu, lambda x, y: (x > 0).to(x.dtype)),
-    "tanh": Pointwise(torch.tanh, lambda x, y: 1 - y * y),
-    "sigmoid": Pointwise(torch.sigmoid, lambda x, y: y * (1 - y)),
+    "tanh": Pointwise(tanh, lambda x, y: 1 - y * y),
+    "sigmoid": Pointwise(sigmoid, lambda x, y: y * (1 - y)),
 }
