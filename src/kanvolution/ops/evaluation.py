@@ -124,7 +124,7 @@ def evaluate(values: Callable[..., Planes], call: Call, size: int) -> Tensor:
             return kernels.evaluate(values, call, size)
     if call.backend == "compile" and call.x.numel():
         call = _with_columns(call)
-        function = compiled(_make_values, values, call.with_tensors([_key(t) for t in call.differentiable()]), size)
+        function = compiled(_make_values, values, call.with_tensors([_key(t) for t in call.differentiable()]))
         with torch.no_grad():
             return function(*map(any_size, call.differentiable()))
     out = empty_expansion(call.x, size, call.dtype, call.groups)
@@ -390,15 +390,9 @@ def _with_columns(call: Call) -> Call:
     return call._replace(mix=mix, tensors=tensors)
 
 
-def _make_values(values: Callable[..., Planes], call: Call, size: int) -> Callable[..., Tensor]:
+def _make_values(values: Callable[..., Planes], call: Call) -> Callable[..., Tensor]:
     def expand(*tensors: Tensor) -> Tensor:
-        own = call.with_tensors(tensors)
-        if own.groups is not None or memory_format(own.x) != torch.contiguous_format:
-            return stack(values, own)  # one loop writes all functions
-        out = empty_expansion(own.x, size, own.dtype)
-        for k, plane in enumerate(_result_planes(values, own)):
-            out[:, :, k] = plane
-        return out
+        return stack(values, call.with_tensors(tensors))
 
     return expand
 
