@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from kanvolution.ops.expansion import Planes, TensorGradient, channelwise, expansion, sum_like
+from kanvolution.ops.pointwise import exp
 
 
 @expansion
@@ -14,14 +15,17 @@ def rbf(x: Tensor, centers: Tensor, width: float) -> Planes:
 
     Source: Li, "Kolmogorov-Arnold Networks are Radial Basis Function Networks", arXiv 2405.06721.
     """
-    return (torch.exp(-(((x - center) / width) ** 2)) for center in channelwise(centers, x))
+    return (exp((x - center).square(), -1 / width**2) for center in channelwise(centers, x))
 
 
 @rbf.vjp
 def rbf_vjp(x: Tensor, grads: list[Tensor], centers: Tensor, width: float) -> tuple[Tensor, TensorGradient]:
     """dB/dx = -2 (x - c) / width^2 B = -dB/dc."""
+    factor = 2 / width**2
+    total = torch.zeros_like(x)
     slopes = []
     for grad, center in zip(grads, channelwise(centers, x), strict=True):
-        u = (x - center) / width
-        slopes.append(grad * (-2 / width) * u * torch.exp(-u * u))
-    return sum(slopes, torch.zeros_like(x)), lambda: sum_like((-slope for slope in slopes), centers)
+        distance = x - center
+        slopes.append(grad * distance * exp(distance.square(), -1 / width**2))
+        total = torch.sub(total, slopes[-1], alpha=factor)
+    return total, lambda: factor * sum_like(slopes, centers)

@@ -4,24 +4,63 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from kanvolution.ops.expansion import Planes, TensorGradient, channelwise, expansion, sum_like
-from kanvolution.ops.pointwise import Pointwise
+from kanvolution.ops.pointwise import exp
 
 _MORLET_FREQUENCY = 5.0
 _HAT = 2 / (math.sqrt(3) * math.pi**0.25)
 
 
-def _gaussian(u: Tensor) -> Tensor:
-    return torch.exp(-0.5 * u * u)
+class Wavelet(NamedTuple):
+    """A mother wavelet psi(u) and its derivative."""
+
+    value: Callable[[Tensor], Tensor]
+    derivative: Callable[[Tensor], Tensor]
 
 
-def _damped(factor: Callable[[Tensor], Tensor], u: Tensor) -> Tensor:
-    """factor(u) exp(-u^2/2), with zero instead of inf * 0 far out."""
-    return factor(u.clamp(-40, 40)) * _gaussian(u)
+def _near(u: Tensor) -> Tensor:
+    """u, limited where exp(-u^2/2) is zero anyway, so that no factor before it is infinite."""
+    return u.clamp(-40, 40)
+
+
+# On a CPU each of these operators reads and writes memory: they are as few as can be.
+
+
+def _mexican_hat(u: Tensor) -> Tensor:
+    square = _near(u).square()
+    return torch.rsub(square, _HAT, alpha=_HAT) * exp(square, -0.5)
+
+
+def _mexican_hat_derivative(u: Tensor) -> Tensor:
+    u = _near(u)
+    square = u.square()
+    return torch.addcmul(-3 * _HAT * u, u, square, value=_HAT) * exp(square, -0.5)
+
+
+def _morlet(u: Tensor) -> Tensor:
+    return torch.cos(_MORLET_FREQUENCY * u) * exp(u.square(), -0.5)
+
+
+def _morlet_derivative(u: Tensor) -> Tensor:
+    u = _near(u)
+    angle = _MORLET_FREQUENCY * u
+    factor = torch.addcmul(_MORLET_FREQUENCY * torch.sin(angle), u, torch.cos(angle))
+    return -factor * exp(u.square(), -0.5)
+
+
+def _dog(u: Tensor) -> Tensor:
+    u = _near(u)
+    return -u * exp(u.square(), -0.5)
+
+
+def _dog_derivative(u: Tensor) -> Tensor:
+    square = _near(u).square()
+    return (square - 1) * exp(square, -0.5)
 
 
 def _meyer(u: Tensor) -> Tensor:
@@ -30,7 +69,7 @@ def _meyer(u: Tensor) -> Tensor:
     return torch.sin(math.pi * v.clamp_max(1)) * window
 
 
-def _meyer_derivative(u: Tensor, _: Tensor) -> Tensor:
+def _meyer_derivative(u: Tensor) -> Tensor:
     v = u.abs().clamp_max(1)
     window, slope = _meyer_window(v)
     return torch.sign(u) * (math.pi * torch.cos(math.pi * v) * window + torch.sin(math.pi * v) * slope)
@@ -49,30 +88,19 @@ def _shannon(u: Tensor) -> Tensor:
     return torch.sinc(u / math.pi)
 
 
-def _shannon_derivative(u: Tensor, y: Tensor) -> Tensor:
+def _shannon_derivative(u: Tensor) -> Tensor:
     # (cos u - sinc u) / u loses all digits near 0; the series takes over there.
     near = u.abs() < 1e-2
     safe = torch.where(near, torch.ones_like(u), u)
     return torch.where(near, -u / 3 + u**3 / 30, (torch.cos(safe) - torch.sinc(safe / math.pi)) / safe)
 
 
-WAVELETS: dict[str, Pointwise] = {
-    "mexican_hat": Pointwise(
-        lambda u: _HAT * _damped(lambda c: 1 - c * c, u),
-        lambda u, y: _HAT * _damped(lambda c: c * (c * c - 3), u),
-    ),
-    "morlet": Pointwise(
-        lambda u: torch.cos(_MORLET_FREQUENCY * u) * _gaussian(u),
-        lambda u, y: _damped(
-            lambda c: -(_MORLET_FREQUENCY * torch.sin(_MORLET_FREQUENCY * c) + c * torch.cos(_MORLET_FREQUENCY * c)), u
-        ),
-    ),
-    "dog": Pointwise(
-        lambda u: _damped(lambda c: -c, u),
-        lambda u, y: _damped(lambda c: c * c - 1, u),
-    ),
-    "meyer": Pointwise(_meyer, _meyer_derivative),
-    "shannon": Pointwise(_shannon, _shannon_derivative),
+WAVELETS: dict[str, Wavelet] = {
+    "mexican_hat": Wavelet(_mexican_hat, _mexican_hat_derivative),
+    "morlet": Wavelet(_morlet, _morlet_derivative),
+    "dog": Wavelet(_dog, _dog_derivative),
+    "meyer": Wavelet(_meyer, _meyer_derivative),
+    "shannon": Wavelet(_shannon, _shannon_derivative),
 }
 """The mother wavelets psi(u) with their derivatives.
 
@@ -94,17 +122,17 @@ def wavelet_vjp(
     x: Tensor, grads: list[Tensor], scale: Tensor, translation: Tensor, kind: str
 ) -> tuple[Tensor, TensorGradient, TensorGradient]:
     """With u = (x - t)/s: dB/dx = psi'(u)/s, dB/dt = -psi'(u)/s, dB/ds = -u psi'(u)/s."""
-    psi = WAVELETS[kind]
+    derivative = WAVELETS[kind].derivative
     total = torch.zeros_like(x)
     positions, slopes = [], []
     for grad, s, t in zip(grads, channelwise(scale, x), channelwise(translation, x), strict=True):
         u = (x - t) / s
-        slope = grad * psi.derivative(u, psi.value(u)) / s
-        total = total + slope
+        slope = grad * derivative(u)
+        total = torch.addcdiv(total, slope, s)
         positions.append(u)
         slopes.append(slope)
     return (
         total,
-        lambda: sum_like((-u * slope for u, slope in zip(positions, slopes, strict=True)), scale),
-        lambda: sum_like((-slope for slope in slopes), translation),
+        lambda: -sum_like((u * slope for u, slope in zip(positions, slopes, strict=True)), scale) / scale,
+        lambda: -sum_like(slopes, translation) / scale,
     )
