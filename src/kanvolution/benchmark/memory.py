@@ -60,16 +60,17 @@ def peak(contestant: Contestant) -> int:
 
 
 def keep_freed_memory() -> None:
-    """Let this process keep the memory that tensors on a CPU have given back, where its C library is glibc.
+    """Let this process keep blocks below 32 MiB that tensors on a CPU have given back, where its C library is glibc.
 
-    Otherwise it returns large blocks to the system, which clears them page by page when they are asked for again. That
-    took a tenth of a training step or more, of this contestant or that, as blocks happened to lie.
+    It decides itself which blocks it returns to the system, by what has happened before. The system clears a block page
+    by page when it is asked for again, which took a tenth of a training step, of this contestant or that. Larger blocks
+    are returned always, as they are without this.
     """
     if platform.libc_ver()[0] != "glibc":
         return
     library = ctypes.CDLL(None)
-    library.mallopt(_M_MMAP_MAX, 0)
+    library.mallopt(_M_MMAP_THRESHOLD, 2**25)
     library.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # as in malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # as in malloc.h
