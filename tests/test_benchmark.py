@@ -2,6 +2,8 @@
 
 import json
 import math
+import platform
+import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -173,11 +175,33 @@ def test_unknown_names(arguments: dict[str, Any], message: str) -> None:
         ({"repeats": 0}, r"repeats \(=0\) must be >= 1"),
         ({"device": "meta", "clock": "cpu"}, "use clock='wall'"),
         ({"device": "meta"}, "must be 'cpu' or 'cuda'"),
+        ({"device": "meta", "keep_memory": True}, "what tensors on a CPU give back"),
     ],
 )
 def test_bad_settings(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Settings(**settings)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="for glibc")
+def test_memory_that_is_kept_is_not_cleared_again() -> None:
+    program = """
+import resource, torch
+from kanvolution.benchmark.memory import keep_freed_memory
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        blocks = [torch.zeros(6 * 2**20) for _ in range(4)]  # of 24 MiB
+        del blocks
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+before = faults()
+keep_freed_memory()
+faults()
+assert 10 * faults() < before, (faults(), before)
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_a_peer_without_its_package(tmp_path: Path) -> None:

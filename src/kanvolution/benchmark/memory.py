@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import os
-import platform
 from typing import Any
 
 import torch
@@ -60,14 +59,12 @@ def peak(contestant: Contestant) -> int:
 
 
 def keep_freed_memory() -> None:
-    """Let this process keep blocks below 32 MiB that tensors on a CPU have given back, where its C library is glibc.
+    """Let this process keep blocks below 32 MiB that tensors on a CPU have given back; glibc is its C library.
 
-    It decides itself which blocks it returns to the system, by what has happened before. The system clears a block page
-    by page when it is asked for again, which took a tenth of a training step, of this contestant or that. Larger blocks
-    are returned always, as they are without this.
+    glibc decides by what has happened before which blocks it returns to the system, and that clears a block page by page
+    when it is asked for again. It is a tenth of a training step or more, of this contestant or that. Larger blocks are
+    always returned, with or without this.
     """
-    if platform.libc_ver()[0] != "glibc":
-        return
     library = ctypes.CDLL(None)
     library.mallopt(_M_MMAP_THRESHOLD, 2**25)
     library.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -38,6 +39,8 @@ class Settings:
             GPU, as in training, Python prepares a call while the device still works on the one before.
         captured: whether the GPU's work for a call is recorded once as a CUDA graph, and its replay is timed: the time
             of the device alone, without Python's. Both together are what a layer costs: the larger is what one sees.
+        keep_memory: whether the process keeps blocks below 32 MiB that tensors on a CPU have given back, from then on;
+            it needs glibc. See `benchmark.memory.keep_freed_memory`.
         clock: a name of `CLOCKS`; "wall" on a GPU.
         threads: threads of PyTorch; None leaves them as they are.
         device: "cpu", "cuda", ...
@@ -56,6 +59,7 @@ class Settings:
     rounds: int = 7
     repeats: int | None = None
     captured: bool = False
+    keep_memory: bool = False
     clock: str = "wall"
     threads: int | None = None
     device: str = "cpu"
@@ -94,6 +98,8 @@ class Settings:
             raise ValueError(f"captured (=True) records the work of a GPU, and device is {device!r}; use device='cuda'")
         if self.captured and self.profile:
             raise ValueError("captured and profile (=True): a recorded step has no parts; measure them apart")
+        if self.keep_memory and (device != "cpu" or platform.libc_ver()[0] != "glibc"):
+            raise ValueError("keep_memory (=True) asks glibc to keep what tensors on a CPU give back; it is not there")
         if device not in ("cpu", "cuda"):
             raise ValueError(f"device (={self.device!r}) must be 'cpu' or 'cuda': times of others are not waited for")
 

@@ -53,7 +53,8 @@ def run(
     own = {key: getattr(settings, key) for key in ("batch", "size") if getattr(settings, key) is not None}
     before = torch.get_num_threads()
     torch.set_num_threads(settings.threads or before)
-    keep_freed_memory()
+    if settings.keep_memory:
+        keep_freed_memory()
     try:
         results, facts = [], {}
         for name in cases:

@@ -24,6 +24,7 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--backends", nargs="+", metavar="NAME", default=(), help=names)
     parser.add_argument("--rounds", type=int, default=7, help="how many times each is timed (7)")
     parser.add_argument("--repeats", type=int, help="calls in a row whose mean is one time (1; on a GPU 10)")
+    parser.add_argument("--keep-memory", action="store_true", help="keep what tensors on a CPU have given back (glibc)")
     parser.add_argument("--captured", action="store_true", help="time replays of CUDA graphs, without Python's work")
     parser.add_argument("--clock", default="wall", help="wall, or cpu: time that processors worked for the process")
     parser.add_argument("--threads", type=int, help="threads of PyTorch")
