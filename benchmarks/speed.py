@@ -41,6 +41,7 @@ def main() -> int:
         return 0
     folder = options.folder or RESULTS / f"speed_{options.device}"
     commit = git("rev-parse", "HEAD")  # before others can commit more
+    correct = True
     for case in options.cases:
         results: list[dict[str, Any]] = []
         for basis in options.bases:  # stored one by one: a stop loses what is not
@@ -48,7 +49,8 @@ def main() -> int:
             results += record["results"]
             record |= {"results": results, "commit": commit, "command": " ".join(["python", *sys.argv])}
             bench.write(record, folder / case)
-    return 0
+        correct = correct and all(result["correct"] for result in results)
+    return 0 if correct else bench.FAILED
 
 
 def show(line: str) -> None:

@@ -60,7 +60,9 @@ def page() -> str:
     lines += text(
         f"Training steps of torch-conv-kan's layers in units of ours with the same weights, geometric means over its "
         f"bases without `wavelet_edge`; the aim is {PEER_AIM}, and {EDGE_AIM} for `wavelet_edge`. The last column is "
-        "what a layer would reach that takes exactly the roof's time: expansions that cost nothing."
+        "what a layer would reach that takes exactly the roof's time: expansions that cost nothing. Freed memory is "
+        "kept by the process, as in all tables here, or returned to the system as the C library likes, which is what "
+        "happens where nobody asks for something else (`benchmarks/results/speed_cpu/returned`)."
     )
     lines += peers(records)
     for name, record in records.items():
@@ -119,9 +121,9 @@ def stored(folder: Path = RESULTS) -> dict[str, Record]:
     return {name: json.loads(paths[name].read_text(encoding="utf-8")) for name in CASES if name in paths}
 
 
-def profiles() -> dict[str, Record]:
-    """Measurements with the parts of steps that were made apart from the others of the same cases."""
-    return stored(RESULTS / "profiles")
+def returned() -> dict[str, Record]:
+    """The same of layers, with freed memory returned to the system as the C library likes."""
+    return stored(RESULTS / "returned")
 
 
 def kinds(records: dict[str, Record]) -> dict[str, dict[str, Record]]:
@@ -160,18 +162,32 @@ def aims(records: dict[str, Record]) -> list[str]:
 def peers(records: dict[str, Record]) -> list[str]:
     """How ours compare with torch-conv-kan's layers."""
     body = []
-    for name, record in records.items():
-        found = {b: f for b, f in by_basis(record["results"]).items() if "torch-conv-kan" in f}
-        edge = found.pop("wavelet_edge", None)
-        if not found:
-            continue
-        cells = [f"`{name}`", str(len(found))]
-        for contestant in ("compat eager", "compat compile"):
-            cells.append(f"{_mean(found, contestant):.2f}")
-            cells.append("" if edge is None else f"{_ratio(edge['torch-conv-kan'], edge[contestant], 'step'):.1f}")
-        body.append([*cells, f"{_mean(found, 'roof'):.2f}"])
-    heads = ["case", "bases", "eager", "wavelet_edge, eager", "compiled", "wavelet_edge, compiled", "at the roof"]
-    return [*table(heads, body), ""]
+    for name in records:
+        for memory, some in (("kept", records), ("returned", returned())):
+            found = (
+                {b: f for b, f in by_basis(some[name]["results"]).items() if "torch-conv-kan" in f}
+                if name in some
+                else {}
+            )
+            edge = found.pop("wavelet_edge", None)
+            if not found:
+                continue
+            cells = [f"`{name}`", memory, str(len(found))]
+            for contestant in ("compat eager", "compat compile"):
+                cells.append(f"{_mean(found, contestant):.2f}")
+                cells.append("" if edge is None else f"{_ratio(edge['torch-conv-kan'], edge[contestant], 'step'):.1f}")
+            body.append([*cells, f"{_mean(found, 'roof'):.2f}"])
+    heads = [
+        "case",
+        "memory",
+        "bases",
+        "eager",
+        "wavelet_edge, eager",
+        "compiled",
+        "wavelet_edge, compiled",
+        "at the roof",
+    ]
+    return [*table(heads, body, left=2), ""]
 
 
 def rounds(record: Record) -> str:
@@ -201,15 +217,14 @@ def case(name: str, record: Record) -> list[str]:
     what = "the input's" if layer else "the plain network's"
     lines += text(f"Bytes kept for backward in units of {what}, and peaks in units of the plain network's:")
     lines += memory(bases, unit)
-    profile = by_basis(profiles().get(name, record)["results"])
-    profile = {basis: found for basis, found in profile.items() if found["roof"]["parts"]}
-    if profile:
+    profiled = any(found["roof"]["parts"] for found in bases.values())
+    if profiled:
         lines += text(
             "What is above the roof, in units of its step: each part less the roof's own. The rest is time between "
-            "operators, and by how much the profiled steps were slower or faster than those timed."
+            "operators, and by how much steps are slower or faster when they are taken apart."
         )
-        lines += differences(profile)
-    return lines + misses(bases, profile)
+        lines += differences(bases)
+    return lines + misses(bases)
 
 
 def times(bases: dict[str, Found]) -> list[str]:
@@ -262,25 +277,19 @@ def differences(bases: dict[str, Found]) -> list[str]:
     return [*table(["basis", "backend", "step", *GROUPS, "rest"], body, left=2), ""]
 
 
-def misses(bases: dict[str, Found], profile: dict[str, Found]) -> list[str]:
+def misses(bases: dict[str, Found]) -> list[str]:
     """What the time of those goes to whose training step is above an aim: the three parts that add most."""
     lines = []
     for what, contestant, kind, limit in AIMS:
         for basis, found in bases.items():
             value = _ratio(found[contestant], found["roof"], kind)
             if kind == "step" and basis != "wavelet_edge" and round(value, 2) > limit:
-                reasons = _reasons(profile.get(basis), contestant)
-                lines.append(f"- `{basis}`, {what}: {value:.2f} (aim {limit}); {reasons}")
+                added = above(found[contestant], found["roof"])
+                most = ", ".join(
+                    f"{part} {added[part]:+.2f}" for part in sorted(added, key=lambda part: -added[part])[:3]
+                )
+                lines.append(f"- `{basis}`, {what}: {value:.2f} (aim {limit}); {most}")
     return ["Above the aims, and the parts that add most:", "", *lines, ""] if lines else []
-
-
-def _reasons(found: Found | None, contestant: str) -> str:
-    if found is None:
-        return "not profiled"
-    added = above(found[contestant], found["roof"])
-    most = sorted(added, key=lambda part: -added[part])[:3]
-    again = _ratio(found[contestant], found["roof"], "step")
-    return ", ".join(f"{part} {added[part]:+.2f}" for part in most) + f" of the {again:.2f} when profiled"
 
 
 def above(result: dict[str, Any], roof: dict[str, Any]) -> dict[str, float]:
@@ -318,7 +327,7 @@ def draw(records: dict[str, Record], path: Path) -> None:
 def commands(records: dict[str, Record]) -> list[str]:
     """Where and how each case was measured."""
     body = []
-    for name, record in [*records.items(), *((f"profiles/{name}", record) for name, record in profiles().items())]:
+    for name, record in [*records.items(), *((f"returned/{name}", record) for name, record in returned().items())]:
         machine = record["machine"]
         what = f"{machine['cpu']} ({machine['capability']}), {machine['threads']} thread, PyTorch {machine['torch']}"
         body.append([f"`{name}`", what, f"`{record['commit'][:8]}`", f"`{record['command']}`"])
