@@ -12,9 +12,10 @@ from kanvolution.ops.expansion import Planes, Slopes, expansion
 def chebyshev(x: Tensor, degree: int) -> Planes:
     """T_k(x), k = 0 ... degree, by T_{k+1} = 2 x T_k - T_{k-1} (DLMF table 18.9.1); cos(k arccos x) on [-1, 1]."""
     previous, current = x, torch.ones_like(x)
-    for _ in range(degree + 1):
-        yield current
+    yield current
+    for _ in range(degree):
         previous, current = current, torch.addcmul(-previous, x, current, value=2)
+        yield current
 
 
 @chebyshev.derivative

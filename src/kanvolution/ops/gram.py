@@ -58,8 +58,10 @@ def gram_vjp(x: Tensor, grads: list[Tensor], beta: Tensor) -> tuple[Tensor, Tens
 
 
 def _recurrence(x: Tensor, beta: Tensor) -> Planes:
-    before, value = torch.zeros_like(x), torch.ones_like(x)
-    for k, coefficient in enumerate(beta.unbind()):
-        yield value
+    before, value = torch.ones_like(x), x
+    yield before
+    for k, coefficient in enumerate(beta.unbind()[:-1]):
         # beta_0 is not part of the recurrence: G_1 = x.
-        before, value = value, torch.addcmul(x * value, before, coefficient, value=-1) if k else x
+        if k:
+            before, value = value, torch.addcmul(x * value, before, coefficient, value=-1)
+        yield value

@@ -12,10 +12,11 @@ from kanvolution.ops.expansion import Planes, Slopes, expansion
 def legendre(x: Tensor, degree: int) -> Planes:
     """P_k(x), k = 0 ... degree, by Bonnet's recurrence (k+1) P_{k+1} = (2k+1) x P_k - k P_{k-1} (DLMF table 18.9.1)."""
     previous, current = torch.zeros_like(x), torch.ones_like(x)
-    for k in range(degree + 1):
-        yield current
+    yield current
+    for k in range(degree):
         following = torch.addcmul(previous * (-k / (k + 1)), x, current, value=(2 * k + 1) / (k + 1))
         previous, current = current, following
+        yield current
 
 
 @legendre.derivative
