@@ -21,7 +21,7 @@ class Pointwise(NamedTuple):
 
 
 def exp(x: Tensor, factor: float) -> Tensor:
-    """The exponential of factor x. Outside of compilers by exp2, which takes a quarter of exp's time on a CPU."""
+    """The exponential of factor x. Outside of compilers by exp2, which takes less time on a CPU."""
     return torch.exp(factor * x) if torch.compiler.is_compiling() else torch.exp2(factor * _LOG2_E * x)
 
 
@@ -43,8 +43,8 @@ def _silu_derivative(x: Tensor, y: Tensor) -> Tensor:
 
 
 def tanh(x: Tensor) -> Tensor:
-    """The hyperbolic tangent. In a loop for a CPU by exp2, to two units in the last place: that takes a third of the
-    time of the vector library's.
+    """The hyperbolic tangent. In a loop for a CPU by exp2, to two units in the last place: that takes less time than
+    the vector library's.
     """
     if not _in_loop(x):
         return torch.tanh(x)
