@@ -67,8 +67,9 @@ class Joined(Basis):
     def functions(self, x: Tensor, **options: Any) -> Tensor:
         found: list[Member] = []
         for member in self._members():
-            _collect(member, x, found)
-        if any(own.family is not known for own, known in zip(found, self.family.families, strict=True)):
+            if _collect(member, x, found) is not x:
+                raise _refusal(member)
+        if tuple(own.family for own in found) != self.family.families:
             self.family = self._joined_families()
         options["input_map"] = "identity"  # each part has its own
         return self.family(x, *joined_arguments(found), **options)
@@ -88,18 +89,14 @@ class Joined(Basis):
         families = []
         x = torch.empty(1, self.in_channels, 1)
         for member in self._members():
-            refusal = ValueError(
-                f"parts: basis {member.name!r} cannot be joined with others: its `functions` must hand x and all "
-                "options that it gets on to one call of an expansion, and return what that returns"
-            )
             found: list[Member] = []
             try:
                 returned = _collect(member, x, found)
             except TypeError as error:  # it knows some options alone
-                raise refusal from error
+                raise _refusal(member) from error
             sizes = [own.family.size(*own.tensors, *own.scalars) for own in found]
             if returned is not x or sum(sizes) != member.num_functions:
-                raise refusal
+                raise _refusal(member)
             families += [own.family for own in found]
         return joined_families(*families)
 
@@ -114,6 +111,13 @@ class Joined(Basis):
 def _collect(member: Basis, x: Tensor, found: list[Member]) -> Tensor:
     """Add what joined families have of this basis to `found`; returns x."""
     return member.functions(x, input_map=member.input_map, base=None, collect=found)
+
+
+def _refusal(member: Basis) -> ValueError:
+    return ValueError(
+        f"parts: basis {member.name!r} cannot be joined with others: its `functions` must hand x and all options that it "
+        "gets on to one call of an expansion, and return what that returns"
+    )
 
 
 def joined(basis: Basis, shape: tuple[int, int, int], name: str, options: Mapping[str, Any]) -> Joined:

@@ -392,7 +392,11 @@ def _with_columns(call: Call) -> Call:
 
 def _make_values(values: Callable[..., Planes], call: Call) -> Callable[..., Tensor]:
     def expand(*tensors: Tensor) -> Tensor:
-        return stack(values, call.with_tensors(tensors))
+        own = call.with_tensors(tensors)
+        expanded = stack(values, own)
+        if expanded.shape[2] == 1:  # it has the strides of x, and may be x itself
+            return empty_expansion(own.x, 1, own.dtype, own.groups).copy_(expanded)
+        return expanded.contiguous() if memory_format(own.x) == torch.contiguous_format else expanded
 
     return expand
 

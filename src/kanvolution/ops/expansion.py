@@ -351,11 +351,19 @@ class _Operator:
             return _flat(evaluate(values, call, size), call)
         from kanvolution.ops.triton import evaluate as evaluate_into
 
-        batch, channels, *space = call.x.shape
-        shape = (batch, channels * size + call.zeros, *space)
-        whole = torch.empty(shape, dtype=call.dtype, device=call.x.device, memory_format=memory_format(call.x)).zero_()
+        channels = call.x.shape[1]
+        whole = self._unfilled(call).zero_()
         evaluate_into(values, call, size, whole[:, : channels * size].unflatten(1, (channels, size)))
         return whole
+
+    def _unfilled(self, call: Call) -> Tensor:
+        """A tensor as `_expand` gives it, with anything inside."""
+        size = self.family._result_size(call)
+        if not call.zeros:
+            return _flat(empty_expansion(call.x, size, call.dtype, call.groups), call)
+        batch, channels, *space = call.x.shape
+        shape = (batch, channels * size + call.zeros, *space)
+        return torch.empty(shape, dtype=call.dtype, device=call.x.device, memory_format=memory_format(call.x))
 
     def _inside(self, call: Call, into: Contraction) -> tuple[Call, Tensor]:
         """The call and the weight, in the call's dtype, in the layout and order that are fastest on x's device.
@@ -496,9 +504,7 @@ class _Operator:
                 rest = into.convolution.gradients(grad, expanded, into.weight, (False, *outer))
                 return [g for g in rest if g is not None] + found
         # Without a gradient of the weight, the sizes of the expansion alone are needed.
-        expanded = (
-            self._expand(call) if outer[0] else _flat(empty_expansion(call.x, size, call.dtype, call.groups), call)
-        )
+        expanded = self._expand(call) if outer[0] else self._unfilled(call)
         grad_expanded, *rest = into.convolution.gradients(grad, expanded, into.weight, (any(inner), *outer))
         del expanded
         results = [g for g in rest if g is not None]
@@ -636,7 +642,7 @@ def _operator_name(function: Callable[..., Any]) -> str:
     """
     own = function.__module__.startswith("kanvolution.ops.")
     stem = function.__name__ if own else f"{function.__module__}_{function.__name__}"
-    stem = re.sub(r"\W", "_", stem)
+    stem = re.sub(r"\W", "_", stem).lstrip("_")  # compiled code has the name in a class, where __main__ is another
     name, count = stem, 1
     while not _operator_names.isdisjoint(_names_of(name)):
         count += 1

@@ -26,8 +26,8 @@ def exp(x: Tensor, factor: float) -> Tensor:
 
 
 def sigmoid(x: Tensor) -> Tensor:
-    """1 / (1 + exp(-x)). In a loop for a CPU by exp2: the compiler writes what it needs of exp and sigmoid twice to
-    memory, and reads it again.
+    """1 / (1 + exp(-x)). In a loop for a CPU by exp2, to ten units in the last place: the compiler writes what it needs
+    of exp and sigmoid twice to memory, and reads it again.
     """
     return 1 / (1 + torch.exp2(-_LOG2_E * x)) if _in_loop(x) else torch.sigmoid(x)
 
@@ -58,8 +58,10 @@ def tanh(x: Tensor) -> Tensor:
 
 
 def _in_loop(x: Tensor) -> bool:
-    """Whether a loop over float32 is compiled for a CPU."""
-    if x.dtype != torch.float32 or x.device.type != "cpu":
+    """Whether a loop over float32 is compiled for a CPU, one that nobody differentiates: autograd would find infinity
+    times zero in these formulas.
+    """
+    if x.dtype != torch.float32 or x.device.type != "cpu" or torch.is_grad_enabled():
         return False
     return torch.compiler.is_compiling() and not is_exporting()
 
