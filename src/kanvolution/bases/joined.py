@@ -115,8 +115,8 @@ def _collect(member: Basis, x: Tensor, found: list[Member]) -> Tensor:
 
 def _refusal(member: Basis) -> ValueError:
     return ValueError(
-        f"parts: basis {member.name!r} cannot be joined with others: its `functions` must hand x and all options that it "
-        "gets on to one call of an expansion, and return what that returns"
+        f"parts: basis {member.name!r} cannot be joined with others: its `functions` must hand x and all options that "
+        "it gets on to one call of an expansion, and return what that returns"
     )
 
 

@@ -83,11 +83,7 @@ def compiled(make: Callable[..., Callable[..., Any]], *constants: Any) -> Callab
     assert isinstance(function, types.FunctionType)
     code = function.__code__.replace(co_name=f"{function.__code__.co_name}_{next(_numbers)}")
     own = types.FunctionType(code, function.__globals__, code.co_name, function.__defaults__, function.__closure__)
-    return torch.compile(own, fullgraph=True, options=_ONE_LOOP)
-
-
-_ONE_LOOP: dict[str, Any] = {"realize_reads_threshold": 1000, "realize_opcount_threshold": 1000}
-"""The compiler would write long expressions, and those with many inputs, to memory and read them in a second loop."""
+    return torch.compile(own, fullgraph=True)
 
 
 def any_size(tensor: Tensor) -> Tensor:
