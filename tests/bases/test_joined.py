@@ -161,6 +161,25 @@ def test_a_basis_that_does_more_than_call_an_expansion_is_refused(broken: str) -
         kv.bases.BASES.unregister("broken")
 
 
+def test_a_basis_that_begins_to_do_more_is_refused_then() -> None:
+    class Later(kv.Basis):
+        def __init__(self) -> None:
+            super().__init__(3, input_map="tanh")
+
+        def functions(self, x: Tensor, **options: Any) -> Tensor:
+            return kv.ops.legendre(x if self.training else x.clamp(-1, 1), 2, **options)
+
+    kv.register_basis("later")(Later)
+    try:
+        basis = kv.create_basis("joined", parts=[{"basis": "gram"}, {"basis": "later"}])
+        x = torch.randn(2, 1, 5)
+        assert basis(x).shape[2] == basis.size
+        with pytest.raises(ValueError, match="basis 'later' cannot be joined"):
+            basis.eval()(x)
+    finally:
+        kv.bases.BASES.unregister("later")
+
+
 def test_some_of_the_functions_and_combinations() -> None:
     basis, x = make(), torch.randn(2, 4, 7, dtype=torch.float64)
     all_of_them, options = basis(x), {"input_map": basis.input_map, "base": basis.base}

@@ -212,6 +212,27 @@ def test_compiled_loops_agree(name: str, form: str, mixed: bool) -> None:
 
 @pytest.mark.compiler
 @pytest.mark.skipif(not ops.backends.HAS_CPP_COMPILER, reason="no C++ compiler")
+@pytest.mark.parametrize("degree", [0, 2])
+@pytest.mark.parametrize("layout", ["contiguous", "last", "slice", "steps"])
+def test_compiled_loops_give_the_strides_that_fake_kernels_promise(layout: str, degree: int) -> None:
+    x = torch.randn(2, 8, 6, 5)
+    last = x.contiguous(memory_format=torch.channels_last)
+    x = {"contiguous": x, "last": last, "slice": last[:, :3], "steps": last[..., ::2]}[layout]
+    found = ops.chebyshev(x, degree, input_map="tanh", backend="compile")
+    assert found.stride() == evaluation.empty_expansion(x, degree + 1, x.dtype).stride()
+    assert_close(found, ops.chebyshev(x, degree, input_map="tanh", backend="eager"))
+
+
+@pytest.mark.compiler
+@pytest.mark.skipif(not ops.backends.HAS_CPP_COMPILER, reason="no C++ compiler")
+def test_a_compiled_loop_of_one_function_gives_no_view() -> None:
+    x = torch.randn(2, 3, 4)
+    same = ops.legendre(x, 1, keep=(1,), backend="compile")
+    assert torch.equal(same[:, :, 0], x) and same.data_ptr() != x.data_ptr()
+
+
+@pytest.mark.compiler
+@pytest.mark.skipif(not ops.backends.HAS_CPP_COMPILER, reason="no C++ compiler")
 def test_a_loop_is_compiled_once_for_all_sizes() -> None:
     beta = torch.tensor([0.0, 0.3, 0.2], requires_grad=True)
     graphs = torch._dynamo.utils.counters["stats"]

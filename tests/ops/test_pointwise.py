@@ -12,6 +12,7 @@ from tests.tolerances import assert_close
 
 POINTS = torch.cat([torch.linspace(-12, 12, 4001), torch.tensor([0.0, -0.0, 1e-30, -1e-6, 1e-3, 88.0, -89.0, 3e38])])
 needs_compiler = pytest.mark.skipif(not HAS_CPP_COMPILER, reason="no C++ compiler")
+pytestmark = pytest.mark.compiler
 
 
 @pytest.mark.parametrize("name", POINTWISE)
@@ -38,6 +39,15 @@ def test_compiled_loops_compute_the_same(name: str) -> None:
     x = torch.linspace(-80, 80, 1001)
     found = torch.compile(POINTWISE[name].value, fullgraph=True)(x)
     assert torch.allclose(found.double(), POINTWISE[name].value(x.double()), rtol=1e-5, atol=1e-37)
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", ["sigmoid", "silu", "tanh"])
+def test_gradients_of_code_that_users_compile_are_finite_far_out(name: str) -> None:
+    x = torch.tensor([-1e5, -200.0, -120.0, -90.0, 0.0, 0.3, 120.0, 1e5], requires_grad=True)
+    value = POINTWISE[name].value
+    (found,) = torch.autograd.grad(torch.compile(value, fullgraph=True)(x).sum(), x)
+    assert_close(found, torch.autograd.grad(value(x).sum(), x)[0])
 
 
 @pytest.mark.parametrize("factor", [1.0, -1.0, -0.5])

@@ -508,6 +508,17 @@ def test_odd_numbers_of_channels_are_filled_up_with_zeros(
     assert seen[1] == (12, 12)  # the formula's
 
 
+def test_a_frozen_weight_beside_channels_of_zeros() -> None:
+    x = torch.randn(1, 3, 8, 4).bfloat16().contiguous(memory_format=torch.channels_last).to(DEVICE).requires_grad_()
+    weight = torch.randn(4, 12, 3, 3, device=DEVICE).bfloat16()
+    into = ops.Contraction(ops.Convolution((1, 1), (1, 1), (1, 1)), weight, None)
+    found, expected = (
+        torch.autograd.grad(ops.legendre(x, 3, into=into, backend=backend).sum(), x)[0]
+        for backend in ("triton", "eager")
+    )
+    assert_close(found, expected)
+
+
 def test_gradients_of_a_convolution_that_are_not_wanted() -> None:
     """Without that of the weight nothing is written over; without that of x nothing but values is computed."""
     x = torch.randn(2, 8, 4, 5).contiguous(memory_format=torch.channels_last).to(DEVICE)
