@@ -20,6 +20,7 @@ from common import ROOT, git
 
 from kanvolution import benchmark, list_bases
 from kanvolution.cli import bench
+from kanvolution.cli.command import FAILED
 
 RESULTS = ROOT / "benchmarks" / "results"
 
@@ -50,7 +51,7 @@ def main() -> int:
             record |= {"results": results, "commit": commit, "command": " ".join(["python", *sys.argv])}
             bench.write(record, folder / case)
         correct = correct and all(result["correct"] for result in results)
-    return 0 if correct else bench.FAILED
+    return 0 if correct else FAILED
 
 
 def show(line: str) -> None:

@@ -159,35 +159,23 @@ def aims(records: dict[str, Record]) -> list[str]:
     return [*table(["case", *(f"{what} <= {limit}" for what, _, _, limit in AIMS)], body), ""]
 
 
-def peers(records: dict[str, Record]) -> list[str]:
+def peers(kept: dict[str, Record]) -> list[str]:
     """How ours compare with torch-conv-kan's layers."""
     body = []
-    for name in records:
-        for memory, some in (("kept", records), ("returned", returned())):
-            found = (
-                {b: f for b, f in by_basis(some[name]["results"]).items() if "torch-conv-kan" in f}
-                if name in some
-                else {}
-            )
-            edge = found.pop("wavelet_edge", None)
-            if not found:
-                continue
-            cells = [f"`{name}`", memory, str(len(found))]
-            for contestant in ("compat eager", "compat compile"):
-                cells.append(f"{_mean(found, contestant):.2f}")
-                cells.append("" if edge is None else f"{_ratio(edge['torch-conv-kan'], edge[contestant], 'step'):.1f}")
-            body.append([*cells, f"{_mean(found, 'roof'):.2f}"])
-    heads = [
-        "case",
-        "memory",
-        "bases",
-        "eager",
-        "wavelet_edge, eager",
-        "compiled",
-        "wavelet_edge, compiled",
-        "at the roof",
-    ]
-    return [*table(heads, body, left=2), ""]
+    records = {("kept", name): record for name, record in kept.items()}
+    records |= {("returned", name): record for name, record in returned().items()}
+    for (memory, name), record in sorted(records.items(), key=lambda item: list(kept).index(item[0][1])):
+        found = {b: f for b, f in by_basis(record["results"]).items() if "torch-conv-kan" in f}
+        edge = found.pop("wavelet_edge", None)
+        if not found:
+            continue
+        cells = [f"`{name}`", memory, str(len(found))]
+        for contestant in ("compat eager", "compat compile"):
+            cells.append(f"{_mean(found, contestant):.2f}")
+            cells.append("" if edge is None else f"{_ratio(edge['torch-conv-kan'], edge[contestant], 'step'):.1f}")
+        body.append([*cells, f"{_mean(found, 'roof'):.2f}"])
+    ours = [head for name in ("eager", "compiled") for head in (name, f"wavelet_edge, {name}")]
+    return [*table(["case", "memory", "bases", *ours, "at the roof"], body, left=2), ""]
 
 
 def rounds(record: Record) -> str:

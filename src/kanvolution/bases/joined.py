@@ -65,10 +65,7 @@ class Joined(Basis):
             member.reset_parameters()
 
     def functions(self, x: Tensor, **options: Any) -> Tensor:
-        found: list[Member] = []
-        for member in self._members():
-            if _collect(member, x, found) is not x:
-                raise _refusal(member)
+        found = [own for member in self._members() for own in _collected(member, x)]
         if tuple(own.family for own in found) != self.family.families:
             self.family = self._joined_families()
         options["input_map"] = "identity"  # each part has its own
@@ -89,13 +86,11 @@ class Joined(Basis):
         families = []
         x = torch.empty(1, self.in_channels, 1)
         for member in self._members():
-            found: list[Member] = []
             try:
-                returned = _collect(member, x, found)
+                found = _collected(member, x)
             except TypeError as error:  # it knows some options alone
                 raise _refusal(member) from error
-            sizes = [own.family.size(*own.tensors, *own.scalars) for own in found]
-            if returned is not x or sum(sizes) != member.num_functions:
+            if sum(own.family.size(*own.tensors, *own.scalars) for own in found) != member.num_functions:
                 raise _refusal(member)
             families += [own.family for own in found]
         return joined_families(*families)
@@ -108,9 +103,12 @@ class Joined(Basis):
         self.family = self._joined_families()
 
 
-def _collect(member: Basis, x: Tensor, found: list[Member]) -> Tensor:
-    """Add what joined families have of this basis to `found`; returns x."""
-    return member.functions(x, input_map=member.input_map, base=None, collect=found)
+def _collected(member: Basis, x: Tensor) -> list[Member]:
+    """What joined families have of this basis."""
+    found: list[Member] = []
+    if member.functions(x, input_map=member.input_map, base=None, collect=found) is not x:
+        raise _refusal(member)
+    return found
 
 
 def _refusal(member: Basis) -> ValueError:

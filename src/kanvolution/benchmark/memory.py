@@ -62,8 +62,8 @@ def keep_freed_memory() -> None:
     """Let this process keep blocks below 32 MiB that tensors on a CPU have given back; glibc is its C library.
 
     glibc decides by what has happened before which blocks it returns to the system, and that clears a block page by
-    page when it is asked for again. It is a tenth of a training step or more, of this contestant or that. Larger blocks
-    are always returned, with or without this.
+    page when it is asked for again: time that is no contestant's own. Larger blocks are always returned, with or
+    without this.
     """
     library = ctypes.CDLL(None)
     library.mallopt(_M_MMAP_THRESHOLD, 2**25)

@@ -99,7 +99,7 @@ class Settings:
         if self.captured and self.profile:
             raise ValueError("captured and profile (=True): a recorded step has no parts; measure them apart")
         if self.keep_memory and (device != "cpu" or platform.libc_ver()[0] != "glibc"):
-            raise ValueError("keep_memory (=True) asks glibc to keep what tensors on a CPU give back; it is not there")
+            raise ValueError("keep_memory (=True) is for tensors on a CPU and glibc; leave it out here")
         if device not in ("cpu", "cuda"):
             raise ValueError(f"device (={self.device!r}) must be 'cpu' or 'cuda': times of others are not waited for")
 

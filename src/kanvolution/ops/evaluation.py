@@ -396,6 +396,7 @@ def _make_values(values: Callable[..., Planes], call: Call) -> Callable[..., Ten
         expanded = stack(values, own)
         if expanded.shape[2] == 1:  # it has the strides of x, and may be x itself
             return empty_expansion(own.x, 1, own.dtype, own.groups).copy_(expanded)
+        # The planes of an x with gaps leave gaps, and the fake kernels promise none.
         return expanded.contiguous() if memory_format(own.x) == torch.contiguous_format else expanded
 
     return expand

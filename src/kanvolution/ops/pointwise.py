@@ -26,8 +26,8 @@ def exp(x: Tensor, factor: float) -> Tensor:
 
 
 def sigmoid(x: Tensor) -> Tensor:
-    """1 / (1 + exp(-x)). In a loop for a CPU by exp2, to ten units in the last place: the compiler writes what it needs
-    of exp and sigmoid twice to memory, and reads it again.
+    """1 / (1 + exp(-x)). In a loop for a CPU by exp2, to ten units in the last place for |x| <= 12: the compiler writes
+    what it needs of exp and sigmoid twice to memory, and reads it again.
     """
     return 1 / (1 + torch.exp2(-_LOG2_E * x)) if _in_loop(x) else torch.sigmoid(x)
 
